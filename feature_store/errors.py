@@ -1,0 +1,65 @@
+"""Every failure the platform can name, one class per failure.
+
+What belongs here: exception classes only. A message reads
+`<which thing>: <found>, expected <what>[; first offenders]. <next action>.` Nothing here formats, logs or catches.
+"""
+
+
+class MiceError(Exception):
+    """Base of all typed errors, so a caller (the CLI, Dagster) can print the message without a traceback."""
+
+
+class LandingMissingError(MiceError):
+    """The landing folder, or a source a contract names in it, is not there."""
+
+
+class ContractError(MiceError):
+    """A cohort contract is malformed, or what lies in the landing folder does not match it."""
+
+
+class ColumnMissingError(ContractError):
+    """A source has no column of the name the contract gives (renamed, reordered away, or a typo)."""
+
+
+class SourceFormatError(MiceError):
+    """A source file cannot be read in the layout the contract declares."""
+
+
+class AuditError(MiceError):
+    """Staged data failed a blocking check; nothing was published."""
+
+
+class StoreBusyError(MiceError):
+    """Another process held the catalog's write lock for longer than the bounded wait."""
+
+
+class StoreMissingError(MiceError):
+    """There is no feature store at the given home."""
+
+
+class SnapshotMissingError(MiceError):
+    """No snapshot of the given id, or no published cohort to take one of."""
+
+
+class BagFileError(MiceError):
+    """A bag shard is not laid out as docs/bags.md demands (wrong encoding, pages, offsets or counts)."""
+
+
+class BagChecksumError(BagFileError):
+    """A bag's bytes do not match their recorded checksum."""
+
+
+class BagInputError(MiceError):
+    """Patch features offered for a bag cannot be stored (NaN, overflow, counts that disagree, no patches)."""
+
+
+class LeakageError(MiceError):
+    """A build would let held-out or post-baseline information into training."""
+
+
+class StudyError(MiceError):
+    """A study file is malformed or asks for what the snapshot does not hold."""
+
+
+class QueryError(MiceError):
+    """An analyst's SQL was refused or failed; the message says why."""

@@ -1,0 +1,82 @@
+"""What a MICE network is made of: frozen, typed, serialisable. No training or data settings here (see study.py).
+
+Defaults are the paper's numbers (arXiv 2509.12600 and shared design model.md, section 1) unless the comment says otherwise.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class ModalityConfig:
+    """One input modality.
+
+    kind `bag`: a packed variable number of patch embeddings per case; kind `vector`: one vector per case.
+    `input_dim` is the width after the fitted preprocessing; `hidden` are the hidden widths of its MLP before `width`.
+    """
+
+    name: str
+    kind: Literal["bag", "vector"]
+    input_dim: int
+    hidden: tuple[int, ...] = (512,)
+
+
+@dataclass(frozen=True)
+class ScanConfig:
+    """The slide encoder's Mamba-1 block (MambaMIL): sizes as in the Mamba paper's notation."""
+
+    state_dim: int = 16
+    conv_width: int = 4
+    expand: int = 2
+    pool: Literal["post_mamba", "pre_mamba"] = "post_mamba"  # the released code pools pre_mamba
+    attention_dim: int = 64
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """The three expert groups and the router (paper section 4; ranks and k from the released defaults)."""
+
+    consensual_rank: int = 64
+    specialised_rank: int = 64
+    overlapping_ranks: tuple[int, ...] = tuple(range(8, 121, 8))
+    top_k: int = 9
+    num_heads: int = 4
+    depth: int = 2
+    router_dim: int = 64
+    pre_encoder_dim_head: int = 128
+    pre_encoder_mlp_dim: int = 128
+    fusion_dim_head: int = 64
+    fusion_mlp_dim: int = 64
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole MICE network."""
+
+    cancer_types: tuple[str, ...]
+    modalities: tuple[ModalityConfig, ...]
+    width: int = 256
+    num_time_bins: int = 5
+    block: Literal["snn", "mlp"] = "snn"
+    dropout: float = 0.2
+    scan: ScanConfig = field(default_factory=ScanConfig)
+    experts: ExpertConfig = field(default_factory=ExpertConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types; `from_dict` is the inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> "ModelConfig":
+        """Rebuild a config written by `to_dict`."""
+        experts = dict(plain["experts"])
+        experts["overlapping_ranks"] = tuple(experts["overlapping_ranks"])
+        modalities = tuple(ModalityConfig(**{**m, "hidden": tuple(m["hidden"])}) for m in plain["modalities"])
+        rest = {k: v for k, v in plain.items() if k not in {"experts", "modalities", "scan", "cancer_types"}}
+        return cls(
+            cancer_types=tuple(plain["cancer_types"]),
+            modalities=modalities,
+            scan=ScanConfig(**plain["scan"]),
+            experts=ExpertConfig(**experts),
+            **rest,
+        )
