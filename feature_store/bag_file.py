@@ -1,0 +1,364 @@
+"""Writing bag shards, and the record of where each slide's bag lies in one.
+
+Belongs here: the structures of a bag, the checks on what may be stored, the Parquet writer's options, the shard's name
+and metadata. Does not belong here: reading values for training (bag_reader.py), the page headers (bag_page.py), source
+layouts such as CLAM's or TRIDENT's (ingest/), the table patch_bags. The format is specified in docs/bags.md.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import uuid
+import zlib
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from feature_store.bag_page import FLOAT16_BYTES, bag_file_error, map_shard, read_footer, walk_embedding_page
+from feature_store.errors import BagChecksumError, BagFileError, BagInputError
+
+FORMAT = "mice-patch-bag/1"
+FLOAT16_MAX = 65_504.0
+_INT32_MAX = 2**31 - 1
+# Run-length coded levels take about 5 bytes a row as pyarrow writes them; 16 leaves room for every dim.
+_LEVEL_BYTES_PER_ROW = 16
+# Rows checked at a time, so that a check's temporaries stay small beside the slide.
+_CHECK_ROWS = 4_096
+# What a slide's entry in the metadata and its BagRecord have in common.
+_RECORDED = ("slide_id", "case_id", "num_patches", "bag_sha256", "source_sha256")
+_SMALL_COLUMNS = ("slide_id", "case_id", "x", "y")
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """The patch encoder: its name, the sha256 of its weights, output width, and the normalisation of its input."""
+
+    name: str
+    weight_sha256: str
+    dim: int
+    normalisation: str
+
+
+@dataclass(frozen=True, eq=False)
+class SlideBag:
+    """One slide's patches: `xy` (N, 2) level-0 pixels of each patch's corner, `embedding` (N, dim), in the same order.
+
+    `patch_size_px` is 0, `mpp` (micrometres per pixel) and `magnification` are None where the source does not say.
+    """
+
+    slide_id: str
+    case_id: str
+    xy: npt.NDArray[np.int32]
+    embedding: npt.NDArray[np.floating]
+    source_sha256: str
+    patch_size_px: int
+    mpp: float | None
+    magnification: float | None
+
+
+@dataclass(frozen=True)
+class BagRecord:
+    """Where one slide's bag lies: a row of the table patch_bags, and all that a direct read needs.
+
+    The values are `num_patches` * `dim` little-endian float16 at `offset_bytes` of the file `shard` (a name in the
+    store's bag folder). `page_crc32` is Parquet's checksum of the page, `bag_sha256` the hash of the values alone.
+    """
+
+    slide_id: str
+    case_id: str
+    encoder: str
+    shard: str
+    offset_bytes: int
+    num_patches: int
+    dim: int
+    page_crc32: int
+    bag_sha256: str
+    source_sha256: str
+
+
+def write_shards(
+    directory: Path,
+    bags: Iterable[SlideBag],
+    encoder: EncoderInfo,
+    *,
+    max_shard_bytes: int = 2**30,
+    on_bag: Callable[[SlideBag], None] | None = None,
+    on_rejected: Callable[[SlideBag, BagInputError], None] | None = None,
+) -> list[BagRecord]:
+    """Write bags, in the order given, into shards of about `max_shard_bytes` and return one record per bag.
+
+    Each bag is taken from the iterable, written and let go before the next is asked for; `on_bag` is called once a bag
+    is in the temporary file, which becomes durable only when its shard is renamed into place. The same bags under the
+    same limit give the same names and, with the same pyarrow, the same bytes; a sound shard that is there already is
+    kept. On any failure the unfinished shard is removed; finished ones stay, and a second run finds them again.
+    A bag that cannot be stored raises BagInputError, or is handed to `on_rejected` and left out. A written shard that
+    does not read back as it must raises BagFileError.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    records: list[BagRecord] = []
+    slide_ids: set[str] = set()
+    shard: _OpenShard | None = None
+    try:
+        for bag in bags:
+            if bag.slide_id in slide_ids:
+                raise _input_error(f"Slide {bag.slide_id!r}", "offered twice", "once")
+            slide_ids.add(bag.slide_id)
+            try:
+                embedding, xy = _checked_arrays(bag, encoder)
+            except BagInputError as error:
+                if on_rejected is None:
+                    raise
+                on_rejected(bag, error)
+                continue
+            if shard is not None and shard.num_bytes + embedding.nbytes > max_shard_bytes:
+                records += shard.publish()
+                shard = None
+            if shard is None:
+                shard = _OpenShard(directory, encoder)
+            shard.add(bag, embedding, xy)
+            if on_bag is not None:
+                on_bag(bag)
+            # The names would otherwise hold this slide while the iterable builds the next one.
+            del bag, embedding, xy
+        if shard is not None:
+            records += shard.publish()
+    finally:
+        if shard is not None:
+            shard.discard()
+    return records
+
+
+def read_shard_index(path: Path, *, verify: bool = False) -> list[BagRecord]:
+    """Return the shard's records in row-group order, rebuilt from its footer, metadata and page headers alone.
+
+    With `verify`, every page is read and its checksum and its values' hash compared. Raises BagFileError for a shard
+    that is damaged or not laid out as docs/bags.md demands, BagChecksumError (naming slide and case) for changed bytes.
+    """
+    footer = read_footer(path)
+    metadata = footer.metadata or {}
+    try:
+        encoder, slides = json.loads(metadata[b"mice.encoder"]), json.loads(metadata[b"mice.slides"])
+        is_named = metadata[b"mice.content_sha256"].decode() == _content_sha256(encoder, slides)
+    except (KeyError, TypeError, ValueError) as error:
+        raise bag_file_error(path.name, f"metadata that does not parse ({error!r})", f"{FORMAT} metadata") from error
+    if not is_named or len(slides) != footer.num_row_groups:
+        found = f"metadata of {len(slides)} slides over {footer.num_row_groups} row groups"
+        raise bag_file_error(path.name, found, "one row group per slide and a matching content hash")
+    records = []
+    with closing(map_shard(path)) as mapping:
+        for row_group, slide in enumerate(slides):
+            which = f"Bag of slide {slide['slide_id']} (case {slide['case_id']}) in {path.name}"
+            page = walk_embedding_page(mapping, footer, row_group, which)
+            if (page.num_values // page.dim, page.dim) != (slide["num_patches"], encoder["dim"]):
+                raise bag_file_error(which, f"{page.num_values} values", f"{slide['num_patches']} x {encoder['dim']}")
+            if verify:
+                values = mapping[page.values_offset_bytes : page.body_offset_bytes + page.body_bytes]
+                levels = mapping[page.body_offset_bytes : page.values_offset_bytes]
+                hashes = [hashlib.sha256(part).hexdigest() for part in (values, read_coordinates(path, row_group).data)]
+                is_sound = zlib.crc32(values, zlib.crc32(levels)) == page.crc32
+                if not is_sound or hashes != [slide["bag_sha256"], slide["xy_sha256"]]:
+                    raise checksum_error(which)
+            record = BagRecord(
+                shard=path.name,
+                encoder=encoder["name"],
+                offset_bytes=page.values_offset_bytes,
+                dim=page.dim,
+                page_crc32=page.crc32,
+                **{key: slide[key] for key in _RECORDED},
+            )
+            records.append(record)
+    return records
+
+
+def read_coordinates(path: Path, row_group: int) -> npt.NDArray[np.int32]:
+    """Return a row group's x and y as int32 (N, 2), level-0 pixels; BagFileError where a page checksum fails."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            # The identifiers come along only for their checksums: SQL readers go by them and check none.
+            table = file.read_row_group(row_group, columns=list(_SMALL_COLUMNS))
+        return np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        found = f"coordinates pyarrow refuses ({error})"
+        raise bag_file_error(
+            f"{path.name}, row group {row_group}", found, f"sound columns {', '.join(_SMALL_COLUMNS)}"
+        ) from error
+
+
+def checksum_error(which: str) -> BagChecksumError:
+    """Return the error for a bag whose bytes changed since it was written."""
+    return BagChecksumError(
+        f"{which}: bytes of another checksum, expected those written. Restore the shard or ingest the slide again."
+    )
+
+
+class _OpenShard:
+    """A shard being written under a temporary name: add bags, then publish once; discard is safe at any time."""
+
+    def __init__(self, directory: Path, encoder: EncoderInfo) -> None:
+        element = pa.field("element", pa.float16(), nullable=False)
+        self._embedding_type = pa.list_(element, encoder.dim)
+        kinds = (pa.string(), pa.string(), pa.int32(), pa.int32(), self._embedding_type)
+        names = (*_SMALL_COLUMNS, "embedding")
+        fields = [pa.field(name, kind, nullable=False) for name, kind in zip(names, kinds, strict=True)]
+        self._schema = pa.schema(fields)
+        self._encoder = asdict(encoder)
+        self._slides: list[dict[str, object]] = []
+        self._directory = directory
+        self._temporary = directory / f".{uuid.uuid4().hex}.parquet.tmp"
+        self.num_bytes = 0
+        # The limits keep a slide in one page; the identifiers' statistics let SQL engines skip row groups.
+        self._writer = pq.ParquetWriter(
+            self._temporary,
+            self._schema,
+            compression=dict.fromkeys(_SMALL_COLUMNS, "zstd") | {"embedding.list.element": "none"},
+            use_dictionary=["slide_id", "case_id"],
+            write_statistics=["slide_id", "case_id"],
+            data_page_size=_INT32_MAX,
+            max_rows_per_page=_INT32_MAX,
+            data_page_version="1.0",
+            write_page_checksum=True,
+            write_page_index=True,
+        )
+
+    def add(self, bag: SlideBag, embedding: npt.NDArray[np.float16], xy: npt.NDArray[np.int32]) -> None:
+        """Append one row group: `embedding` (N, dim) and `xy` (N, 2), both checked and C-contiguous."""
+        num_patches = len(embedding)
+        flat = pa.Array.from_buffers(pa.float16(), embedding.size, [None, pa.py_buffer(embedding)])
+        columns = [
+            pa.repeat(bag.slide_id, num_patches),
+            pa.repeat(bag.case_id, num_patches),
+            pa.array(np.ascontiguousarray(xy[:, 0])),
+            pa.array(np.ascontiguousarray(xy[:, 1])),
+            pa.FixedSizeListArray.from_arrays(flat, type=self._embedding_type),
+        ]
+        self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema), row_group_size=num_patches)
+        self.num_bytes += embedding.nbytes
+        self._slides.append(
+            {
+                "slide_id": bag.slide_id,
+                "case_id": bag.case_id,
+                "num_patches": num_patches,
+                "bag_sha256": hashlib.sha256(embedding.data).hexdigest(),
+                "xy_sha256": hashlib.sha256(xy.data).hexdigest(),
+                "source_sha256": bag.source_sha256,
+                "patch_size_px": int(bag.patch_size_px),
+                "mpp": None if bag.mpp is None else float(bag.mpp),
+                "magnification": None if bag.magnification is None else float(bag.magnification),
+            }
+        )
+
+    def publish(self) -> list[BagRecord]:
+        """Finish the file, read it back in full, give it its content's name, and return its records."""
+        content_sha256 = _content_sha256(self._encoder, self._slides)
+        metadata = {
+            "mice.format": FORMAT,
+            "mice.encoder": _canonical(self._encoder),
+            "mice.slides": _canonical(self._slides),
+            "mice.content_sha256": content_sha256,
+        }
+        self._writer.add_key_value_metadata(metadata)
+        self._writer.close()
+        with self._temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        read_shard_index(self._temporary, verify=True)
+        path = self._directory / f"{content_sha256[:32]}.parquet"
+        try:
+            # Another pyarrow may have laid out the same content elsewhere, so the records come from the file kept.
+            records = read_shard_index(path, verify=True) if path.exists() else None
+        except BagFileError:
+            _logger.warning("%s is damaged and is replaced by the shard just written", path)
+            records = None
+        if records is None:
+            # A rename, never a rewrite in place: a reader may have the old file mapped.
+            self._temporary.replace(path)
+            _sync_directory(self._directory)
+            records = read_shard_index(path)
+        _logger.info("shard %s: %d slides, %d bytes of embeddings", path.name, len(records), self.num_bytes)
+        self.discard()
+        return records
+
+    def discard(self) -> None:
+        """Remove the temporary file, if it is still there."""
+        try:
+            self._writer.close()
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def _checked_arrays(bag: SlideBag, encoder: EncoderInfo) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int32]]:
+    """Return (embedding as float16 (N, dim), xy as int32 (N, 2)), both C-contiguous, or raise BagInputError."""
+    which = f"Bag of slide {bag.slide_id!r} (case {bag.case_id!r})"
+    embedding, xy = np.asarray(bag.embedding), np.asarray(bag.xy)
+    if not bag.slide_id or not bag.case_id:
+        raise _input_error(which, "an empty identifier", "a slide and a case id")
+    if embedding.ndim != 2 or embedding.shape[1] != encoder.dim or encoder.dim < 1 or embedding.dtype.kind != "f":
+        found = f"embedding {embedding.dtype} of shape {embedding.shape}"
+        raise _input_error(which, found, f"floating (N, {encoder.dim}) as {encoder.name} gives")
+    num_patches = len(embedding)
+    if num_patches == 0:
+        raise _input_error(which, "0 patches", "at least 1")
+    if xy.shape != (num_patches, 2) or xy.dtype.kind not in "iu":
+        raise _input_error(which, f"xy {xy.dtype} of shape {xy.shape}", f"integers ({num_patches}, 2), one per patch")
+    if np.abs(np.array([xy.min(), xy.max()], dtype=np.float64)).max() > _INT32_MAX:
+        raise _input_error(which, f"coordinates from {xy.min()} to {xy.max()}", "int32 pixels")
+    page_bytes = num_patches * (encoder.dim * FLOAT16_BYTES + _LEVEL_BYTES_PER_ROW)
+    if page_bytes > _INT32_MAX:
+        found = f"{num_patches} patches x {encoder.dim}, a page of up to {page_bytes} bytes"
+        raise _input_error(which, found, f"at most {_INT32_MAX}")
+    if bag.patch_size_px < 0 or not all(
+        value is None or (math.isfinite(value) and value > 0) for value in (bag.mpp, bag.magnification)
+    ):
+        found = f"patch size {bag.patch_size_px}, mpp {bag.mpp}, magnification {bag.magnification}"
+        raise _input_error(which, found, "positive numbers, or 0, None and None where unknown")
+    for begin in range(0, num_patches, _CHECK_ROWS):
+        _check_values(embedding[begin : begin + _CHECK_ROWS], which, begin)
+    return np.ascontiguousarray(embedding, dtype="<f2"), np.ascontiguousarray(xy, dtype="<i4")
+
+
+def _check_values(rows: npt.NDArray[np.floating], which: str, begin: int) -> None:
+    """Refuse values float16 cannot hold in `rows` (n, dim), which start at patch `begin` of the bag."""
+    if rows.dtype == np.float16:
+        # 40 times faster on the bits than with numpy's comparisons of halves: all exponent bits set is Inf or NaN.
+        is_storable = bool(((np.ascontiguousarray(rows).view(np.uint16) & 0x7FFF).max()) < 0x7C00)
+    else:
+        # A NaN comes through min and max, and fails the comparison.
+        is_storable = bool(rows.min() >= -FLOAT16_MAX and rows.max() <= FLOAT16_MAX)
+    if is_storable:
+        return
+    num_bad = int((~np.isfinite(rows)).sum())
+    num_large = int((np.isfinite(rows) & (np.abs(rows) > FLOAT16_MAX)).sum())
+    first = begin + int(np.argmax(~(np.abs(rows) <= FLOAT16_MAX).all(axis=1)))
+    found = f"{num_bad} NaN or Inf and {num_large} values beyond float16 in {len(rows)} patches, first in patch {first}"
+    raise _input_error(which, found, f"finite values within {FLOAT16_MAX:.0f}")
+
+
+def _input_error(which: str, found: str, expected: str) -> BagInputError:
+    return BagInputError(f"{which}: {found}, expected {expected}. Check the source file and the encoder that made it.")
+
+
+def _canonical(value: object) -> str:
+    """Return the one JSON text that hashing and the file's metadata both use."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _content_sha256(encoder: object, slides: object) -> str:
+    """Return the shard's content address: over the encoder and each slide's metadata and hashes, in file order."""
+    return hashlib.sha256(_canonical({"format": FORMAT, "encoder": encoder, "slides": slides}).encode()).hexdigest()
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make a rename in `directory` durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,30 @@
+"""Turning a source's text into typed values by the contract's declared rules. Pure functions over frames."""
+
+import polars as pl
+
+from feature_store.contract import Value
+
+DAYS_PER = {"days": 1.0, "months": 30.44, "years": 365.25}  # TCGA's own month (docs/decisions.md)
+
+
+def present(column: str, missing: tuple[str, ...]) -> pl.Expr:
+    """Return the column stripped, numbers in one spelling (`1.0` is `1`), and null where it is one of `missing`."""
+    text = pl.col(column).str.strip_chars().str.replace(r"^(-?\d+)\.0+$", "$1")
+    return pl.when(text.is_in(missing)).then(None).otherwise(text)
+
+
+def value(rule: Value, missing: tuple[str, ...]) -> tuple[pl.Expr, pl.Expr]:
+    """Return (text value, is_unmapped) of a rule: unmapped where a value is present but the declared map lacks it."""
+    found = pl.coalesce([present(column, missing) for column in rule.columns])
+    if rule.map is None:
+        text = found.str.to_lowercase() if rule.lower else found
+        return (pl.lit(rule.prefix) + text if rule.prefix else text), pl.lit(value=False)
+    table = {key: None if target is None else _spell(target) for key, target in rule.map.items()}
+    mapped = found.replace_strict(table, default=None, return_dtype=pl.String)
+    if rule.prefix:
+        mapped = pl.lit(rule.prefix) + mapped
+    return mapped, found.is_not_null() & ~found.is_in(list(table))
+
+
+def _spell(target: str | float) -> str:
+    return target if isinstance(target, str) else repr(float(target))

@@ -1,0 +1,194 @@
+"""The store's tables: grain, key and columns, and what follows from them (Arrow schema, DDL, comments).
+
+What belongs here: the list of tables. Columns are declared in columns.py; reading and writing rows is lake.py and publish.py.
+"""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from feature_store import columns as c
+from feature_store.columns import Column
+
+_POLARS_TYPES: dict[str, pl.DataType] = {
+    "VARCHAR": pl.String(),
+    "INTEGER": pl.Int32(),
+    "BIGINT": pl.Int64(),
+    "DOUBLE": pl.Float64(),
+    "BOOLEAN": pl.Boolean(),
+    "FLOAT[]": pl.List(pl.Float32()),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: `key` names the columns that identify a row; `scope` the column whose value a write replaces as a whole."""
+
+    name: str
+    grain: str
+    key: tuple[str, ...]
+    columns: tuple[Column, ...]
+    scope: str = "cohort"
+
+    @property
+    def schema(self) -> dict[str, pl.DataType]:
+        """Return column name -> polars type, in declared order."""
+        return {column.name: _POLARS_TYPES[column.sql_type] for column in self.columns}
+
+    @property
+    def ddl(self) -> str:
+        """Return the CREATE TABLE statement, without catalog."""
+        body = ", ".join(
+            f'"{column.name}" {column.sql_type}{" NOT NULL" if column.is_required else ""}' for column in self.columns
+        )
+        return f'CREATE TABLE IF NOT EXISTS "{self.name}" ({body})'
+
+    @property
+    def comments(self) -> list[tuple[str, str]]:
+        """Return (object, comment) pairs: the table itself, then each column."""
+        own = (f'TABLE "{self.name}"', f"One row per {self.grain}.")
+        return [own, *((f'COLUMN "{self.name}"."{column.name}"', column.comment) for column in self.columns)]
+
+    def conform(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return this table's columns of `frame`, in declared order and type."""
+        return frame.select(list(self.schema)).cast(self.schema)
+
+    def empty(self) -> pl.DataFrame:
+        """Return a frame of this table's schema with no rows."""
+        return pl.DataFrame(schema=self.schema)
+
+
+_ID = (c.CASE_ID, c.COHORT)
+
+CASES = Table(
+    "cases", "case", ("case_id",), (*_ID, c.PROJECT_ID, c.CANCER_TYPE, c.SITE, c.SOURCE)
+)
+ENDPOINTS = Table(
+    "endpoints", "case and endpoint", ("case_id", "endpoint"), (*_ID, c.ENDPOINT, c.DURATION, c.EVENT, c.SOURCE)
+)
+CLINICAL = Table(
+    "clinical",
+    "case: baseline clinical variables",
+    ("case_id",),
+    (*_ID, c.AGE, c.SEX, c.STAGE, c.GRADE, c.HISTOLOGY, c.RACE, c.DIAGNOSIS_YEAR, c.SOURCE),
+)
+RNA = Table("rna", "case and gene panel", ("case_id", "panel_id"), (*_ID, c.PANEL_ID, c.VALUES, c.SOURCE))
+COPY_NUMBER = Table("copy_number", "case and panel", ("case_id", "panel_id"), (*_ID, c.PANEL_ID, c.VALUES, c.SOURCE))
+GENE_PANELS = Table(
+    "gene_panels",
+    "panel position, per cohort that uses the panel",
+    ("cohort", "panel_id", "position"),
+    (c.COHORT, c.PANEL_ID, c.MODALITY, c.POSITION, c.FEATURE, c.PANEL_UNIT),
+)
+MUTATIONS = Table(
+    "mutations",
+    "case, gene and non-silent variant",
+    ("case_id", "gene_symbol", "variant_classification", "protein_change"),
+    (*_ID, c.GENE, c.CLASSIFICATION, c.PROTEIN_CHANGE, c.SOURCE),
+)
+REPORTS = Table(
+    "reports", "report document", ("report_id",), (c.REPORT_ID, *_ID, c.TEXT, c.NUM_CHARACTERS, c.SOURCE)
+)
+SLIDES = Table(
+    "slides", "slide", ("slide_id",), (c.SLIDE_ID, *_ID, c.MPP, c.MAGNIFICATION, c.STAIN, c.SOURCE)
+)
+PATCH_BAGS = Table(
+    "patch_bags",
+    "slide and encoder: where the patch embeddings lie",
+    ("slide_id", "encoder"),
+    (
+        c.SLIDE_ID,
+        *_ID,
+        c.ENCODER,
+        c.ENCODER_SHA256,
+        c.DIM,
+        c.NUM_PATCHES,
+        c.SHARD,
+        c.OFFSET,
+        c.PAGE_CRC,
+        c.BAG_SHA256,
+        c.SOURCE,
+    ),
+)
+MODALITY_MATRIX = Table(
+    "modality_matrix", "case and modality", ("case_id", "modality"), (*_ID, c.MODALITY, c.STATE, c.REASON)
+)
+FOLDS = Table("folds", "case and split", ("case_id", "split"), (*_ID, c.SPLIT, c.FOLD))
+QUARANTINE = Table(
+    "quarantine",
+    "rejected source row",
+    (),
+    (c.COHORT, c.TABLE_NAME, c.PATH, c.FOUND_ID, c.FOUND, c.REASON),
+)
+SOURCES = Table(
+    "sources", "source file a cohort was read from", ("cohort", "path"), (c.COHORT, c.CONTRACT, c.PATH, c.SOURCE, c.NUM_BYTES)
+)
+PUBLICATIONS = Table(
+    "publications",
+    "scope and table: what was last written",
+    ("scope", "table_name"),
+    (c.SCOPE, c.TABLE_NAME, c.CONTENT_SHA256, c.NUM_ROWS, c.WRITE_KEY, c.WRITTEN_AT),
+    scope="scope",
+)
+PREDICTIONS = Table(
+    "predictions",
+    "held-out case and model version",
+    ("case_id", "model_version"),
+    (
+        *_ID,
+        c.MODEL_VERSION,
+        c.STUDY,
+        c.SNAPSHOT_ID,
+        c.CANCER_TYPE,
+        c.ENDPOINT,
+        c.FOLD,
+        c.RISK,
+        c.SURVIVAL,
+        c.EDGES,
+        c.EXPERTS,
+        c.MISSING,
+        c.ENCODERS,
+        c.PROTOCOL,
+    ),
+    scope="model_version",
+)
+EVALUATIONS = Table(
+    "evaluations",
+    "model version, cancer type and model",
+    ("model_version", "cancer_type", "model"),
+    (
+        c.MODEL_VERSION,
+        c.STUDY,
+        c.SNAPSHOT_ID,
+        c.TRAINING_SET,
+        c.CANCER_TYPE,
+        c.MODEL_NAME,
+        c.C_INDEX,
+        c.C_LOW,
+        c.C_HIGH,
+        c.NUM_CASES,
+        c.NUM_EVENTS,
+        c.PROTOCOL,
+    ),
+    scope="model_version",
+)
+
+COHORT_TABLES = (
+    CASES,
+    ENDPOINTS,
+    CLINICAL,
+    RNA,
+    COPY_NUMBER,
+    GENE_PANELS,
+    MUTATIONS,
+    REPORTS,
+    SLIDES,
+    PATCH_BAGS,
+    MODALITY_MATRIX,
+    FOLDS,
+    QUARANTINE,
+    SOURCES,
+)
+MODEL_TABLES = (PREDICTIONS, EVALUATIONS)
+ALL_TABLES = (*COHORT_TABLES, *MODEL_TABLES, PUBLICATIONS)
+BY_NAME = {table.name: table for table in ALL_TABLES}

@@ -1,0 +1,73 @@
+"""The Mamba-1 block (Gu and Dao, arXiv 2312.00752, section 3.4) over packed tokens.
+
+Belongs here: its projections, their start values, and the order of the operations. Does not belong: the scan and the
+convolution (kernels/), the residual and the pooling (encoders.py).
+
+Shape legend: P packed tokens, D width, I inner width (expand * D), N states, R rank of the step size.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernels.causal_conv1d import causal_conv1d
+from kernels.selective_scan import selective_scan
+from mice_model.config import ScanConfig
+
+# The step sizes at the start: log-uniform in this range, never below the floor (Mamba paper, section 3.6, and its
+# release).
+_DT_MIN, _DT_MAX, _DT_FLOOR = 1e-3, 1e-1, 1e-4
+
+
+class MambaBlock(nn.Module):
+    """(P, D) -> (P, D): in_proj, causal convolution, SiLU, selective scan gated by silu(z), out_proj. No residual."""
+
+    def __init__(self, width: int, config: ScanConfig) -> None:
+        super().__init__()
+        inner, state = config.expand * width, config.state_dim
+        self.dt_rank = math.ceil(width / 16)
+        self.state_dim = state
+        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
+        self.conv = nn.Conv1d(
+            inner, inner, config.conv_width, groups=inner
+        )  # holds weight and bias; the kernel computes
+        self.x_proj = nn.Linear(inner, self.dt_rank + 2 * state, bias=False)
+        self.dt_proj = nn.Linear(self.dt_rank, inner)
+        self.A_log = nn.Parameter(torch.arange(1, state + 1).float().log().repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out_proj = nn.Linear(inner, width, bias=False)
+        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        dt = torch.empty(inner).uniform_(math.log(_DT_MIN), math.log(_DT_MAX)).exp().clamp(min=_DT_FLOOR)
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus of this is dt
+
+    def forward(self, x_PD: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Return (P, D); sequences cu_seqlens[s]:cu_seqlens[s + 1] never see one another."""
+        u_PI, z_PI = self.in_proj(x_PD).chunk(2, dim=-1)
+        weight_IK, bias_I = self.conv.weight.squeeze(1), self.conv.bias
+        u_PI = causal_conv1d(
+            u_PI, _like(weight_IK, u_PI), _like(bias_I, u_PI), cu_seqlens=cu_seqlens, activation="silu"
+        )
+        dt_PR, B_PN, C_PN = self.x_proj(u_PI).split((self.dt_rank, self.state_dim, self.state_dim), dim=-1)
+        y_PI = selective_scan(
+            u_PI,
+            F.linear(dt_PR, self.dt_proj.weight),
+            -torch.exp(self.A_log),
+            B_PN,
+            C_PN,
+            D_D=self.D,
+            z_PD=z_PI,
+            delta_bias_D=self.dt_proj.bias,  # added in the state's precision, before the softplus
+            cu_seqlens=cu_seqlens,
+        )
+        out_PD: Tensor = self.out_proj(y_PI)
+        return out_PD
+
+
+def _like(parameter: Tensor | None, x: Tensor) -> Tensor:
+    """Return the parameter in the tokens' dtype, which autocast may have lowered."""
+    if parameter is None:
+        raise ValueError("conv.bias: None, expected a bias; build MambaBlock with its own Conv1d")
+    return parameter.to(x.dtype)

@@ -1,0 +1,182 @@
+"""The fitted feature pipeline: from a training set's raw features to the network's inputs. Fitted on training rows, saved with the model.
+
+Shape legend: n cases, g genes, d_m width of modality m.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy import sparse
+
+from feature_store.training_set import Mutations, TrainingSet, Vectors
+from mice_model.design_matrix import ClinicalDesign
+from mice_model.study import FeatureConfig
+from mice_model.text import TermCounts, TextEncoder
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Training mean and standard deviation (1 where constant), each (g,); nan-aware; results are cut at ±clip."""
+
+    mean: FloatArray
+    std: FloatArray
+    clip: float
+
+    @classmethod
+    def fit(cls, values: FloatArray, clip: float) -> "Scaler":
+        """Learn from training rows (n, g), nan left out, after cutting raw values beyond ±clip·median spread is not needed."""
+        known = np.isfinite(values)
+        count = np.maximum(known.sum(axis=0), 1)
+        mean = np.where(known, values, 0).sum(axis=0) / count
+        spread = np.sqrt(np.where(known, (values - mean) ** 2, 0).sum(axis=0) / count)
+        return cls(mean.astype(np.float32), np.where(spread > 1e-6, spread, 1).astype(np.float32), clip)
+
+    def apply(self, values: FloatArray) -> FloatArray:
+        """Return z-scores, 0 (the training mean) where the value is unknown."""
+        z = (values - self.mean) / self.std
+        return np.where(np.isfinite(z), np.clip(z, -self.clip, self.clip), 0).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class VectorPart:
+    """A fitted block of the omics input: which features, and how they are scaled."""
+
+    features: tuple[str, ...]
+    scaler: Scaler
+
+    @classmethod
+    def fit(cls, vectors: Vectors, rows: NDArray[np.int64], config: FeatureConfig) -> "VectorPart | None":
+        """Keep the features that enough training cases with the modality have, and that vary; None if none is left."""
+        have = vectors.values[rows[vectors.is_present[rows]]]
+        if not len(have):
+            return None
+        have = np.clip(have, -config.clip, config.clip)  # before the mean: one value of 36,893 would drown all others
+        share = np.isfinite(have).mean(axis=0)
+        kept = np.flatnonzero((share >= config.min_panel_share) & (np.nanstd(have, axis=0, where=np.isfinite(have)) > 1e-6))
+        if not len(kept):
+            return None
+        features = tuple(vectors.features[index] for index in kept)
+        return cls(features, Scaler.fit(have[:, kept], config.clip))
+
+    def encode(self, vectors: Vectors) -> FloatArray:
+        """Return (n, g) z-scores in this part's feature order; a feature the vectors lack is 0."""
+        position = {name: index for index, name in enumerate(vectors.features)}
+        out = np.full((len(vectors.values), len(self.features)), np.nan, np.float32)
+        known = [(j, position[name]) for j, name in enumerate(self.features) if name in position]
+        if known:
+            ours, theirs = zip(*known, strict=True)
+            out[:, list(ours)] = np.clip(vectors.values[:, list(theirs)], -self.scaler.clip, self.scaler.clip)
+        return self.scaler.apply(out)
+
+
+@dataclass(frozen=True)
+class MutationPart:
+    """The most often mutated genes of the training cases as 0/1, and the scaled log count of variants."""
+
+    genes: tuple[str, ...]
+    scaler: Scaler
+
+    @classmethod
+    def fit(cls, mutations: Mutations, rows: NDArray[np.int64], config: FeatureConfig) -> "MutationPart | None":
+        """Choose genes by their frequency among sequenced training cases; None if no case was sequenced."""
+        counts = mutations.counts[rows[mutations.is_present[rows]]]
+        if not counts.shape[0]:
+            return None
+        frequency = np.asarray((counts > 0).sum(axis=0)).ravel()
+        kept = np.sort(np.argsort(-frequency, kind="stable")[: config.max_mutated_genes])
+        part = cls(tuple(mutations.genes[index] for index in kept), Scaler(np.zeros(1, np.float32), np.ones(1, np.float32), 10))
+        return cls(part.genes, Scaler.fit(part._raw(mutations)[rows[mutations.is_present[rows]]], config.clip))
+
+    def encode(self, mutations: Mutations) -> FloatArray:
+        """Return (n, genes + 1) z-scores."""
+        return self.scaler.apply(self._raw(mutations))
+
+    def _raw(self, mutations: Mutations) -> FloatArray:
+        position = {name: index for index, name in enumerate(mutations.genes)}
+        columns = [position.get(name, -1) for name in self.genes]
+        is_mutated = (mutations.counts > 0).astype(np.float32).tocsc()
+        empty = sparse.csc_matrix((is_mutated.shape[0], 1), dtype=np.float32)
+        genes = sparse.hstack([is_mutated[:, [c]] if c >= 0 else empty for c in columns]).toarray()
+        burden = np.log1p(np.asarray(mutations.counts.sum(axis=1)))
+        raw = np.concatenate([genes, burden], axis=1).astype(np.float32)
+        raw[~mutations.is_present] = np.nan
+        return raw
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Network inputs of n cases: `vectors` modality -> (n, d_m), zero where absent; `is_present` modality -> (n,)."""
+
+    vectors: dict[str, FloatArray]
+    is_present: dict[str, NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class FeaturePipeline:
+    """Everything learned from training cases before the network sees a number. A part is None where training had no data for it."""
+
+    rna: VectorPart | None
+    copy_number: VectorPart | None
+    mutations: MutationPart | None
+    text: TextEncoder | None
+    text_scaler: Scaler | None
+    clinical: ClinicalDesign | None
+    patches: Scaler | None
+
+    @classmethod
+    def fit(
+        cls,
+        data: TrainingSet,
+        counted: TermCounts,
+        patches: FloatArray,
+        rows: NDArray[np.int64],
+        config: FeatureConfig,
+        seed: int,
+    ) -> "FeaturePipeline":
+        """Fit on `rows` (training cases); `patches` (m, d) is a sample of patches of training cases, empty if there are none."""
+        text = TextEncoder.fit(
+            counted, rows, config.report_terms, config.report_min_documents, config.report_components, seed
+        )
+        with_report = rows[counted.is_present[rows]]
+        return cls(
+            rna=VectorPart.fit(data.rna, rows, config),
+            copy_number=VectorPart.fit(data.copy_number, rows, config),
+            mutations=MutationPart.fit(data.mutations, rows, config),
+            text=text,
+            text_scaler=None if text is None else Scaler.fit(text.encode(counted)[with_report], config.clip),
+            clinical=ClinicalDesign.fit(data.clinical[rows]) if "clinical" in config.modalities else None,
+            patches=Scaler.fit(patches, config.clip) if len(patches) else None,
+        )
+
+    def encode(self, data: TrainingSet, counted: TermCounts) -> Encoded:
+        """Turn all n cases of a training set into network inputs."""
+        vectors: dict[str, FloatArray] = {}
+        is_present: dict[str, NDArray[np.bool_]] = {}
+        parts = [
+            (part.encode(source), source.is_present)  # type: ignore[arg-type]
+            for part, source in (
+                (self.rna, data.rna),
+                (self.copy_number, data.copy_number),
+                (self.mutations, data.mutations),
+            )
+            if part is not None
+        ]
+        if parts:  # each part is followed by one column that says whether the case has it
+            blocks = [np.concatenate([values * there[:, None], there[:, None]], axis=1) for values, there in parts]
+            vectors["omics"] = np.concatenate(blocks, axis=1, dtype=np.float32)
+            is_present["omics"] = np.any([there for _, there in parts], axis=0)
+        if self.text is not None and self.text_scaler is not None:
+            projected = self.text_scaler.apply(self.text.encode(counted))
+            vectors["report"] = projected * counted.is_present[:, None]
+            is_present["report"] = counted.is_present
+        if self.clinical is not None:
+            has_any = data.clinical.select(~pl.all_horizontal(pl.all().is_null())).to_series().to_numpy()
+            vectors["clinical"] = self.clinical.transform(data.clinical).astype(np.float32) * has_any[:, None]
+            is_present["clinical"] = has_any
+        if self.patches is not None:
+            is_present["slide"] = np.array([bool(bags) for bags in data.bags])
+        return Encoded(vectors, is_present)

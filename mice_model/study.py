@@ -1,0 +1,142 @@
+"""A study (`studies/<name>.yaml`): which data, which network, which training, which protocol. Typed, frozen, hashed; no behaviour.
+
+Everything that changes a result is in here, so the hash of a study, a training set and the code names a model version.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from feature_store.errors import StudyError
+from mice_model.config import ExpertConfig, ModalityConfig, ModelConfig, ScanConfig
+
+Modality = Literal["slide", "omics", "report", "clinical"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FeatureConfig(_Strict):
+    """The fitted preprocessing: everything learned here is learned on training cases only."""
+
+    modalities: tuple[Modality, ...] = ("slide", "omics", "report")
+    slide_encoder: str | None = None  # which encoder's bags; None where the snapshot holds one only
+    min_panel_share: float = 0.5  # a gene is kept if this share of the training cases with RNA has it
+    clip: float = 10.0  # z-scores beyond are cut: published RNA z-scores reach 36,893
+    max_mutated_genes: int = 300
+    report_terms: int = 20_000
+    report_min_documents: int = 5
+    report_components: int = 64
+    patches_per_case: int = 4_096
+
+
+class NetworkConfig(_Strict):
+    """Sizes of the network that a study may set; the rest are ModelConfig's defaults."""
+
+    width: int = 64
+    num_time_bins: int = 5
+    block: Literal["snn", "mlp"] = "snn"
+    dropout: float = 0.2
+    omics_hidden: tuple[int, ...] = (128,)
+    report_hidden: tuple[int, ...] = ()
+    clinical_hidden: tuple[int, ...] = ()
+    overlapping_ranks: tuple[int, ...] = tuple(range(8, 121, 8))
+    top_k: int = 9
+    expert_rank: int = 64
+    pre_encoder_dim_head: int = 128
+    pre_encoder_mlp_dim: int = 128
+
+
+class TrainConfig(_Strict):
+    """One fit. `epoch_selection`: the best epoch on an inner part of the training cases, or the last of a number fixed in advance."""
+
+    epochs: int = 20
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    alpha: float = 2.0
+    gradient_norm: float = 1.0
+    epoch_selection: Literal["inner_validation", "fixed"] = "inner_validation"
+    inner_fraction: float = Field(default=0.15, gt=0, lt=0.5)
+
+
+class Study(_Strict):
+    """A training and evaluation plan. The protocol is the honest one: the held-out fold is scored once, at the end."""
+
+    name: str
+    description: str
+    contracts: tuple[str, ...]
+    endpoint: Literal["os", "dss", "dfi", "pfi"] = "os"
+    split: str
+    leave_out_cancer_types: tuple[str, ...] = ()
+    evaluate: tuple[str, ...]
+    folds: tuple[int, ...]
+    seeds: tuple[int, ...] = (0,)
+    features: FeatureConfig = FeatureConfig()
+    network: NetworkConfig = NetworkConfig()
+    pretrain: TrainConfig = TrainConfig()
+    finetune: TrainConfig = TrainConfig(epochs=10, batch_size=64, learning_rate=3e-4)
+
+    @property
+    def protocol(self) -> str:
+        """Say in words how the numbers of this study come about."""
+        how = {
+            stage: f"chosen on an inner {config.inner_fraction:.0%} of the training cases"
+            if config.epoch_selection == "inner_validation"
+            else f"fixed in advance ({config.epochs})"
+            for stage, config in (("pre-training", self.pretrain), ("fine-tuning", self.finetune))
+        }
+        epochs = "; ".join(f"{stage} epoch {text}" for stage, text in how.items())
+        return (
+            f"honest: pre-trained on all cancer types with the fold held out, fine-tuned per cancer type on the other folds of "
+            f"{self.split}; {epochs}; every scaler, vocabulary, component and bin edge fitted on training cases; the "
+            f"held-out fold is scored once"
+        )
+
+    def model_config_for(self, cancer_types: tuple[str, ...], input_dims: dict[str, int]) -> ModelConfig:
+        """Return the network for these cancer types and fitted input widths (modality -> d)."""
+        hidden = {
+            "slide": (),
+            "omics": self.network.omics_hidden,
+            "report": self.network.report_hidden,
+            "clinical": self.network.clinical_hidden,
+        }
+        return ModelConfig(
+            cancer_types=cancer_types,
+            modalities=tuple(
+                ModalityConfig(name, "bag" if name == "slide" else "vector", input_dims[name], hidden[name])
+                for name in self.features.modalities
+                if name in input_dims
+            ),
+            width=self.network.width,
+            num_time_bins=self.network.num_time_bins,
+            block=self.network.block,
+            dropout=self.network.dropout,
+            scan=ScanConfig(attention_dim=min(64, self.network.width)),
+            experts=ExpertConfig(
+                consensual_rank=self.network.expert_rank,
+                specialised_rank=self.network.expert_rank,
+                overlapping_ranks=self.network.overlapping_ranks,
+                top_k=self.network.top_k,
+                pre_encoder_dim_head=self.network.pre_encoder_dim_head,
+                pre_encoder_mlp_dim=self.network.pre_encoder_mlp_dim,
+            ),
+        )
+
+
+def load_study(path: Path) -> Study:
+    """Read and validate a study. Raises StudyError naming the file and the offending fields."""
+    if not path.is_file():
+        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        raise StudyError(f"study {path.stem}: no file {path}, expected one of {known}. Check the name.")
+    try:
+        plain: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Study.model_validate(plain)
+    except yaml.YAMLError as error:
+        raise StudyError(f"study {path}: not valid YAML ({error}). Correct the file.") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        raise StudyError(f"study {path}: {problems}. Correct the file.") from error
