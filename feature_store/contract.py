@@ -198,6 +198,16 @@ class GivenSplit(_Strict):
 Split = Annotated[RandomSplit | GivenSplit, Field(discriminator="kind")]
 
 
+class Generator(_Strict):
+    """The landing folder is made by the platform (feature_store/synthetic.py) with these sizes."""
+
+    num_cases: int
+    num_genes: int
+    slide_dim: int
+    mean_patches: int
+    seed: int
+
+
 class CaseIdRule(_Strict):
     """What a valid case identifier looks like once spaces, dashes and letter case are normalised."""
 
@@ -226,6 +236,7 @@ class Contract(_Strict):
     reports: tuple[ReportSource, ...] = ()
     slides: tuple[SlideSource, ...] = ()
     split: Split
+    generator: Generator | None = None
 
 
 def load_contract(path: Path) -> Contract:

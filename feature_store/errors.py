@@ -13,6 +13,10 @@ class LandingMissingError(MiceError):
     """The landing folder, or a source a contract names in it, is not there."""
 
 
+class LandingTakenError(MiceError):
+    """The platform was to make a landing folder where other files lie already."""
+
+
 class ContractError(MiceError):
     """A cohort contract is malformed, or what lies in the landing folder does not match it."""
 

@@ -31,11 +31,15 @@ class Write:
 
 @dataclass(frozen=True)
 class Published:
-    """What a publication did: `snapshot_id` is None when nothing had changed and nothing was written."""
+    """What a publication did: `snapshot_id` is None when nothing had changed and nothing was written.
+
+    `num_rows` and `content` (the rows' hash) are by table name.
+    """
 
     snapshot_id: int | None
     changed: tuple[str, ...]
     num_rows: dict[str, int]
+    content: dict[str, str]
 
 
 def publish_cohort(lake: Lake, staged: Staged, cohort: str) -> Published:
@@ -49,10 +53,11 @@ def publish(lake: Lake, writes: Sequence[Write], message: str) -> Published:
     """Replace the scopes of `writes` that differ from what was last published; all of them, or none, become visible."""
     hashes = [content_sha256(write) for write in writes]
     num_rows = {write.table.name: write.rows.height for write in reversed(writes)}
+    content = {write.table.name: digest for write, digest in reversed(list(zip(writes, hashes, strict=True)))}
     if lake.exists:
         with lake.reader() as connection:
             if not _changed(connection, writes, hashes):
-                return Published(None, (), num_rows)
+                return Published(None, (), num_rows, content)
     key = hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:32]
     with lake.transaction(message, key) as connection:
         changed = _changed(connection, writes, hashes)  # again: another writer may have been first
@@ -65,7 +70,7 @@ def publish(lake: Lake, writes: Sequence[Write], message: str) -> Published:
             connection.execute("DELETE FROM publications WHERE scope = ? AND table_name = ?", row[:2])
             _insert(connection, PUBLICATIONS, record)
     snapshots = [snapshot.snapshot_id for snapshot in lake.snapshots() if snapshot.key == key]
-    return Published(max(snapshots), tuple(writes[index].table.name for index in changed), num_rows)
+    return Published(max(snapshots), tuple(writes[index].table.name for index in changed), num_rows, content)
 
 
 def content_sha256(write: Write) -> str:

@@ -1,23 +1,18 @@
 """The store's tables: grain, key and columns, and what follows from them (Arrow schema, DDL, comments).
 
 What belongs here: the list of tables. Columns are declared in columns.py; reading and writing rows is lake.py and publish.py.
+Dagster's code location reads these declarations when it starts, so polars is imported only when a schema is asked for.
 """
 
 from dataclasses import dataclass
-
-import polars as pl
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from feature_store import columns as c
 from feature_store.columns import Column
 
-_POLARS_TYPES: dict[str, pl.DataType] = {
-    "VARCHAR": pl.String(),
-    "INTEGER": pl.Int32(),
-    "BIGINT": pl.Int64(),
-    "DOUBLE": pl.Float64(),
-    "BOOLEAN": pl.Boolean(),
-    "FLOAT[]": pl.List(pl.Float32()),
-}
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @dataclass(frozen=True)
@@ -30,10 +25,20 @@ class Table:
     columns: tuple[Column, ...]
     scope: str = "cohort"
 
-    @property
-    def schema(self) -> dict[str, pl.DataType]:
+    @cached_property
+    def schema(self) -> "dict[str, pl.DataType]":
         """Return column name -> polars type, in declared order."""
-        return {column.name: _POLARS_TYPES[column.sql_type] for column in self.columns}
+        import polars as pl  # noqa: PLC0415 - see above
+
+        types: dict[str, pl.DataType] = {
+            "VARCHAR": pl.String(),
+            "INTEGER": pl.Int32(),
+            "BIGINT": pl.Int64(),
+            "DOUBLE": pl.Float64(),
+            "BOOLEAN": pl.Boolean(),
+            "FLOAT[]": pl.List(pl.Float32()),
+        }
+        return {column.name: types[column.sql_type] for column in self.columns}
 
     @property
     def ddl(self) -> str:
@@ -49,12 +54,14 @@ class Table:
         own = (f'TABLE "{self.name}"', f"One row per {self.grain}.")
         return [own, *((f'COLUMN "{self.name}"."{column.name}"', column.comment) for column in self.columns)]
 
-    def conform(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def conform(self, frame: "pl.DataFrame") -> "pl.DataFrame":
         """Return this table's columns of `frame`, in declared order and type."""
         return frame.select(list(self.schema)).cast(self.schema)
 
-    def empty(self) -> pl.DataFrame:
+    def empty(self) -> "pl.DataFrame":
         """Return a frame of this table's schema with no rows."""
+        import polars as pl  # noqa: PLC0415 - see above
+
         return pl.DataFrame(schema=self.schema)
 
 

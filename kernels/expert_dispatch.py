@@ -125,7 +125,7 @@ def expert_dispatch(tokens_BTD: Tensor, params: Sequence[ExpertParams], weights_
 def expert_dispatch_assigned(
     tokens_BTD: Tensor, params: Sequence[ExpertParams], expert_B: Tensor, weight_B: Tensor, num_heads: int
 ) -> Tensor:
-    """Return weight[b] * expert_{expert[b]}(tokens_b) as (B, D): every case has one expert (int64), even at weight 0."""
+    """Return weight[b] * expert_{expert[b]}(tokens_b) as (B, D): every case has one expert, even at weight 0."""
     _check(tokens_BTD, params, num_heads)
     for name, tensor in {"expert_B": expert_B, "weight_B": weight_B}.items():
         if tensor.shape != tokens_BTD.shape[:1]:

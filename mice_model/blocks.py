@@ -40,7 +40,7 @@ def block_linear(block: BlockKind, in_dim: int, out_dim: int) -> nn.Linear:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Return x in float32 if its dtype is lower (autocast), as it is otherwise: for softmaxes, sums and probabilities."""
+    """Return x in float32 if its dtype is lower (autocast): softmaxes, sums and probabilities need it."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

@@ -17,7 +17,7 @@ from lifelines.statistics import multivariate_logrank_test
 from lifelines.utils import concordance_index as lifelines_concordance_index
 from numpy.typing import ArrayLike, NDArray
 
-from mice_model.resampling import FloatArray, resampled_fold_means
+from mice_model.resampling import FloatArray, mean_of_defined, resampled_fold_means
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,7 @@ def fold_mean_concordance(
     folds = columns["fold"]
     inputs = (duration, event, columns["risk_score"])
     by_fold = np.array([concordance_index(*(values[folds == k] for values in inputs)) for k in np.unique(folds)])
-    defined = by_fold[~np.isnan(by_fold)]
-    mean = float(defined.mean()) if len(defined) else float("nan")
-    return FoldMean(mean, tuple(by_fold.tolist()), len(by_fold) - len(defined))
+    return FoldMean(float(mean_of_defined(by_fold, axis=0)), tuple(by_fold.tolist()), int(np.isnan(by_fold).sum()))
 
 
 def resampled_concordance(
@@ -134,7 +132,7 @@ def percentile_interval(samples: FloatArray) -> Interval:
 def paired_difference(difference: float, sampled_differences: FloatArray) -> PairedDifference:
     """Return the difference with its interval and p-value from S resampled differences of the same two models.
 
-    p = 2·min(#(d <= 0) + 1, #(d >= 0) + 1) / (S + 1), at most 1: the level at which the percentile interval just
+    p = 2·min(#(d <= 0) + 1, #(d >= 0) + 1) / (S + 1), at most 1: about the level at which the percentile interval
     reaches 0. It cannot fall below 2/(S + 1).
     """
     defined = sampled_differences[~np.isnan(sampled_differences)]
@@ -189,11 +187,10 @@ def risk_groups(risk_score: ArrayLike, fold: ArrayLike) -> NDArray[np.bool_]:
     risk, folds = np.asarray(risk_score, dtype=np.float64), np.asarray(fold)
     if risk.shape != folds.shape or risk.ndim != 1 or not np.isfinite(risk).all():
         raise ValueError(f"risk_score: shape {risk.shape} with fold {folds.shape}, expected both (n,) and finite")
-    is_high = np.zeros(len(risk), dtype=np.bool_)
+    cut = np.zeros(len(risk))
     for k in np.unique(folds):
-        in_fold = folds == k
-        is_high[in_fold] = risk[in_fold] > np.median(risk[in_fold])
-    return is_high
+        cut[folds == k] = np.median(risk[folds == k])
+    return risk > cut
 
 
 def log_rank_p(duration_days: ArrayLike, event_observed: ArrayLike, group: ArrayLike) -> float:

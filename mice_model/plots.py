@@ -8,18 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from lifelines import KaplanMeierFitter
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mice_model.evaluation import Coverage, TrainingCurve
 from mice_model.svg import (
     BLUE,
-    DAYS_PER_YEAR,
     FAINT,
     INK,
-    VERMILLION,
     colour_and_style,
     house_style,
     light_grid,
@@ -29,69 +25,7 @@ from mice_model.svg import (
 )
 
 FULL_WIDTH = 5.4  # inches
-GROUPS = ((True, "high risk", VERMILLION, "-"), (False, "low risk", BLUE, "--"))
 MAX_PNG_BYTES = 60_000  # Dagster keeps metadata inline in its event log
-
-
-def kaplan_meier_svg(
-    title: str,
-    duration_days: NDArray[np.float64],
-    event_observed: NDArray[np.bool_],
-    is_high_risk: NDArray[np.bool_],
-    log_rank: float | None,
-) -> str:
-    """Draw survival of the two risk groups over years, with 95% bands, the numbers at risk and the log-rank p-value."""
-    years = duration_days / DAYS_PER_YEAR
-    with house_style():
-        figure = new_figure(4.2, 3.4)
-        axes, table = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
-        for is_high, label, colour, style in GROUPS:
-            rows = is_high_risk == is_high
-            if rows.any():
-                _survival_curve(
-                    axes,
-                    years[rows],
-                    event_observed[rows],
-                    label=f"{label} (n = {rows.sum()})",
-                    colour=colour,
-                    style=style,
-                )
-        ticks = _year_ticks(float(years.max()))
-        axes.set(ylim=(0, 1.02), xlim=(0, float(years.max())), ylabel="survival probability", title=title)
-        p_value = "undefined" if log_rank is None else f"p = {log_rank:.2g}"
-        axes.text(0.98, 0.98, f"log-rank {p_value}", transform=axes.transAxes, ha="right", va="top")
-        axes.legend(loc="lower left", borderaxespad=0.2)
-        light_grid(axes, "y")
-        _at_risk_table(table, years, is_high_risk, ticks)
-        return to_svg(figure, f"Kaplan-Meier curves of the two risk groups, {title}")
-
-
-def _survival_curve(
-    axes: Axes, years: NDArray[np.float64], event: NDArray[np.bool_], *, label: str, colour: str, style: str
-) -> None:
-    fit = KaplanMeierFitter().fit(years, event)
-    curve, band = fit.survival_function_, fit.confidence_interval_
-    axes.step(curve.index, curve.iloc[:, 0], where="post", color=colour, linestyle=style, label=label)
-    axes.fill_between(band.index, band.iloc[:, 0], band.iloc[:, 1], step="post", color=colour, alpha=0.15, linewidth=0)
-
-
-def _year_ticks(last_year: float) -> NDArray[np.float64]:
-    """Return about six round times from 0 to the last year."""
-    step = next((s for s in (0.25, 0.5, 1.0, 2.0, 5.0) if last_year / s <= 7), 10.0)
-    return np.arange(0, last_year, step)
-
-
-def _at_risk_table(
-    axes: Axes, years: NDArray[np.float64], is_high_risk: NDArray[np.bool_], ticks: NDArray[np.float64]
-) -> None:
-    axes.set(ylim=(-0.5, 1.5), yticks=[1, 0], yticklabels=["high", "low"], xticks=ticks, xlabel="years since time zero")
-    axes.set_title("cases at risk", fontsize=8.5)
-    axes.tick_params(axis="both", length=0)
-    axes.spines[:].set_visible(False)
-    for row, (is_high, _, colour, _) in zip((1, 0), GROUPS, strict=True):
-        for tick in ticks:
-            count = int((years[is_high_risk == is_high] >= tick).sum())
-            axes.text(tick, row, str(count), ha="center", va="center", color=colour, fontsize=8.5)
 
 
 def training_curves_svg(title: str, curves: Sequence[TrainingCurve]) -> str:
@@ -137,7 +71,8 @@ def _coverage_figure(coverage: Sequence[Coverage]) -> Figure:
             axes.text(
                 position, row, str(count), ha="right" if on_bar else "left", va="center", color=colour, fontsize=7.5
             )
-        axes.set(title=name, xlim=(0, 100), xticks=[0, 50, 100])
+        axes.set_title(name.replace("_", "\n"), fontsize=9)
+        axes.set(xlim=(0, 100), xticks=[0, 50, 100])
     panels[0].set_yticks(rows, [f"{cohort.cohort} ({cohort.num_cases})" for cohort in coverage])
     panels[0].invert_yaxis()
     figure.supxlabel("share of the cohort's cases (%); the figure is the number of cases", fontsize=9)
@@ -163,14 +98,14 @@ def coverage_png(coverage: Sequence[Coverage]) -> bytes:
     return fitting
 
 
-def forest_svg(c_index: Mapping[str, Mapping[str, Mapping[str, Any]]], models: Sequence[str]) -> str:
-    """Draw the C-index of every model per cancer type (and `mean`), with 95% intervals; the line at 0.5 is chance."""
+def forest_svg(c_index: Mapping[str, Mapping[str, Mapping[str, Any]]], models: Mapping[str, str]) -> str:
+    """Draw the C-index of every model (name: label) per cancer type and `mean`, with 95% intervals; 0.5 is chance."""
     height = len(models) + 1.2
     with house_style():
         figure = new_figure(FULL_WIDTH, 0.9 + 0.13 * height * len(c_index))
         axes = figure.subplots()
         axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
-        for m, name in enumerate(models):
+        for m, (name, model_label) in enumerate(models.items()):
             colour, _ = colour_and_style(m)
             rows = [(g * height + m, row[name]) for g, row in enumerate(c_index.values()) if name in row]
             rows = [(y, entry) for y, entry in rows if entry["c_index"] is not None and entry["low"] is not None]
@@ -180,7 +115,7 @@ def forest_svg(c_index: Mapping[str, Mapping[str, Mapping[str, Any]]], models: S
                 [y for y, _ in rows],
                 "osD^vPX"[m % 7],
                 color=colour,
-                label=name,
+                label=model_label,
                 markersize=4,
             )
         for g in range(1, len(c_index)):

@@ -47,6 +47,9 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: smaller, searchable, read aloud
 }
 
+# Path coordinates with two decimals (1/7200 inch) make a page half as large as matplotlib's six.
+PATH_DATA, LONG_DECIMAL = re.compile(r' d="[^"]*"'), re.compile(r"(\.\d\d)\d+")
+
 
 def house_style() -> AbstractContextManager[None]:
     """Return the context in which figures are made; matplotlib's own settings are as before after it."""
@@ -84,6 +87,7 @@ def to_svg(figure: Figure, description: str) -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = PATH_DATA.sub(lambda path: LONG_DECIMAL.sub(r"\1", path[0]), svg)
     opening = re.search(r"<svg[^>]*>", svg)
     view_box = re.search(r'viewBox="([^"]*)"', svg)
     if opening is None or view_box is None:

@@ -43,8 +43,8 @@ class Staged:
 
     def table(self, name: str, scopes: list[str] | None = None) -> pl.DataFrame:
         """Read one staged table, of the given cohorts only if any are given."""
-        frame = pl.read_parquet(self.folder / f"{name}.parquet")
-        return frame if scopes is None else frame.filter(pl.col("cohort").is_in(scopes))
+        frame = pl.scan_parquet(self.folder / f"{name}.parquet")
+        return (frame if scopes is None else frame.filter(pl.col("cohort").is_in(scopes))).collect()
 
     @property
     def unassigned(self) -> str:
@@ -122,7 +122,9 @@ def _write(read: tuple[dict[str, pl.DataFrame], Ingest], folder: Path) -> None:
     staged, ingest = read
     for table in COHORT_TABLES:
         frame = table.conform(staged[table.name])
-        frame.sort(table.key or frame.columns).write_parquet(folder / f"{table.name}.parquet")
+        # by cohort first and in small row groups, so that reading one cohort skips the others
+        order = ["cohort", *(name for name in table.key or frame.columns if name != "cohort")]
+        frame.sort(order).write_parquet(folder / f"{table.name}.parquet", row_group_size=20_000)
     about = {"contract": ingest.contract.name, "num_normalised": ingest.num_normalised}
     (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
 

@@ -1,0 +1,42 @@
+"""The code location: what there is to materialize, and the jobs over it. `build_defs` is the seam for tests.
+
+Must stay quick to import (no torch, transformers or polars at module level): the UI and every run load it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from dagster_project import cohort_assets, training_assets
+from dagster_project.resources import Platform
+
+ingest_cohort = dg.define_asset_job(
+    "ingest_cohort",
+    selection=dg.AssetSelection.groups("ingest", "store"),
+    partitions_def=cohort_assets.cohorts,
+    description="Landing to published tables, for one cohort.",
+)
+train_study = dg.define_asset_job(
+    "train_study",
+    selection=dg.AssetSelection.groups("training"),
+    description="Snapshot to predictions, for the study that the platform resource names.",
+)
+
+
+def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """Return the definitions, with other resources where given (tests, the CLI)."""
+    platform = Platform(
+        home_folder=dg.EnvVar("MICE_HOME").get_value("") or "",
+        data_folder=dg.EnvVar("MICE_DATA").get_value("") or "",
+        study=dg.EnvVar("MICE_STUDY").get_value("demo") or "demo",
+    )
+    return dg.Definitions(
+        assets=dg.load_assets_from_modules([cohort_assets, training_assets]),
+        jobs=[ingest_cohort, train_study],
+        resources={"platform": platform, **(resource_overrides or {})},
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build_defs()

@@ -1,0 +1,75 @@
+"""The `mice` command's entry point: one function per subcommand. Heavy libraries are imported by the subcommand that needs them."""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mice_cli.sql_command import sql
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+app.command("sql")(sql)
+
+HomeOption = Annotated[Path | None, typer.Option("--home", help="The installation's folder (default: MICE_HOME or .mice).")]
+
+
+@app.command()
+def run(
+    study: Annotated[str, typer.Option(help="Name of a file in studies/.")],
+    data: Annotated[Path | None, typer.Option(help="Landing folder for cohorts from outside.")] = None,
+    home: HomeOption = None,
+    *,
+    ingest_only: Annotated[bool, typer.Option("--ingest-only", help="Stop after the cohorts are published.")] = False,
+) -> None:
+    """Materialize the whole graph for a study; the last line printed is one JSON object."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("dagster").setLevel(logging.ERROR)
+    if home is not None:
+        os.environ["MICE_HOME"] = str(home.resolve())
+    from dagster_project.resources import Platform
+    from feature_store.errors import MiceError
+
+    platform = Platform(home_folder=str(home or ""), data_folder=str(data or ""), study=study)
+    try:
+        _run_study(platform, ingest_only=ingest_only)
+    except MiceError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _run_study(platform: "Platform", *, ingest_only: bool) -> None:  # type: ignore[name-defined] # noqa: F821
+    from dagster_project.launch import materialize_cohorts, open_instance, train
+    from mice_cli.results import result_line, result_table
+    from mice_model.study import load_study
+
+    wanted = load_study(Path(platform.studies_folder) / f"{platform.study}.yaml")
+    names = [name for name, contract in platform.contracts.items() if contract.name in wanted.contracts]
+    with open_instance(platform.home.dagster) as instance:
+        materialize_cohorts(platform, instance, names)
+        if ingest_only:
+            typer.echo(json.dumps({"cohorts": names}))
+            return
+        train(platform, instance)
+    plan = platform.plan
+    typer.echo(result_table(plan))
+    typer.echo(json.dumps(result_line(plan)))
+
+
+@app.command("prepare-dagster")
+def prepare_dagster(home: HomeOption = None) -> None:
+    """Make the Dagster home (instance settings, cohort partitions) and print its folder; `make dev` uses it."""
+    from dagster_project.launch import open_instance, register_cohorts
+    from dagster_project.resources import Platform
+
+    platform = Platform(home_folder=str(home or ""))
+    with open_instance(platform.home.dagster) as instance:
+        register_cohorts(instance, list(platform.contracts))
+    typer.echo(str(platform.home.dagster))
+
+
+if __name__ == "__main__":
+    app()
