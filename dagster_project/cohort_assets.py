@@ -78,8 +78,8 @@ def staged_cohort(context: dg.AssetExecutionContext, platform: Platform) -> dg.M
 def cohort_tables(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[dg.MaterializeResult]:
     """Publish the staged cohort: all tables in one transaction, and only what changed."""
     from feature_store.ingest.stage import stage
-    from feature_store.landing import landing_folder
     from feature_store.lake import Lake
+    from feature_store.landing import landing_folder
     from feature_store.publish import publish_cohort
 
     with typed_failures():

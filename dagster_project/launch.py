@@ -66,7 +66,9 @@ def _run(platform: Platform, instance: dg.DagsterInstance, job: str, partition: 
     )
     if result.success:
         return
-    reasons = [_reason(event) for event in result.all_events if event.is_step_failure]
+    checks = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    reasons = [f"{check.check_name}: {check.description}" for check in checks]
+    reasons = reasons or [_reason(event) for event in result.all_events if event.is_step_failure]
     where = f"{job}{f' of {partition}' if partition else ''}"
     raise RunFailedError(f"{where}: {'; '.join(filter(None, reasons)) or 'failed'} (run {result.run_id}).")
 

@@ -47,9 +47,7 @@ def staged_metadata(staged: "Staged", cohort: str) -> Metadata:
 
 def check_results(checks: "Sequence[Check]") -> list[dg.AssetCheckResult]:
     """Turn audit results into asset check results."""
-    return [
-        dg.AssetCheckResult(check_name=check.name, passed=check.is_passed, description=check.found) for check in checks
-    ]
+    return [dg.AssetCheckResult(check_name=check.name, passed=check.is_passed, description=check.found) for check in checks]
 
 
 def table_metadata(table: "Table", published: "Published") -> Metadata:

@@ -21,6 +21,7 @@ class Platform(dg.ConfigurableResource):
     contracts_folder: str = str(REPOSITORY / "cohorts")
     studies_folder: str = str(REPOSITORY / "studies")
     study: str = "demo"
+    num_workers: int = 0
 
     @property
     def home(self) -> "Home":
@@ -47,4 +48,6 @@ class Platform(dg.ConfigurableResource):
         from mice_model.service import plan_training
         from mice_model.study import load_study
 
-        return plan_training(load_study(Path(self.studies_folder) / f"{self.study}.yaml"), self.home, self.contracts)
+        return plan_training(
+            load_study(Path(self.studies_folder) / f"{self.study}.yaml"), self.home, self.contracts, self.num_workers
+        )

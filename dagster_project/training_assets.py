@@ -4,7 +4,7 @@ import dagster as dg
 
 from dagster_project.cohort_assets import TABLE_KEYS
 from dagster_project.failures import typed_failures
-from dagster_project.metadata import curve_metadata, evaluation_metadata
+from dagster_project.metadata import Metadata, curve_metadata, evaluation_metadata
 from dagster_project.resources import Platform
 
 
@@ -16,7 +16,12 @@ def training_snapshot(platform: Platform) -> dg.MaterializeResult:
     with typed_failures():
         plan = platform.plan
         counts = count_training_cases(plan)
-    metadata = {"study": plan.study.name, "snapshot": plan.snapshot_id, "training_set_id": plan.training_set_id, **counts}
+    metadata: Metadata = {
+        "study": plan.study.name,
+        "snapshot": plan.snapshot_id,
+        "training_set_id": plan.training_set_id,
+        **counts,
+    }
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(plan.training_set_id))
 
 
@@ -56,7 +61,11 @@ def evaluation(platform: Platform) -> dg.MaterializeResult:
 
 
 @dg.asset(
-    key=["store", "predictions"], deps=[evaluation], group_name="training", kinds={"duckdb", "parquet"}, owners=["team:model"]
+    key=["store", "predictions"],
+    deps=[evaluation],
+    group_name="training",
+    kinds={"duckdb", "parquet"},
+    owners=["team:model"],
 )
 def predictions(platform: Platform) -> dg.MaterializeResult:
     """Every held-out case's risk score, survival curve and experts, as rows of the store."""
@@ -65,5 +74,5 @@ def predictions(platform: Platform) -> dg.MaterializeResult:
     with typed_failures():
         plan = platform.plan
         published = publish_predictions(plan)
-    metadata = {"dagster/row_count": published.num_rows["predictions"], "model_version": plan.model_version}
+    metadata: Metadata = {"dagster/row_count": published.num_rows["predictions"], "model_version": plan.model_version}
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(plan.model_version))

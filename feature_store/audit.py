@@ -67,21 +67,22 @@ def few_rows_are_quarantined(frames: dict[str, pl.DataFrame], staged: Staged, co
         rejected = frames["quarantine"].filter(pl.col("table_name") == name).n_unique("case_id_found")
         if name == "cases":
             unassigned = staged.table("quarantine", [staged.unassigned]).filter(pl.col("table_name") == "cases")
-            deliberate = pl.col("reason").str.contains("duplicate|does not match|not one the contract")
-            rejected += unassigned.filter(deliberate).height
+            faulty = pl.col("reason").str.contains("duplicate|does not match|not one the contract|no declared mapping")
+            rejected += unassigned.filter(faulty).height  # and not what the contract excludes on purpose
             kept = staged.table("cases").height  # unassigned rows are the whole contract's
         shares[name] = rejected / max(kept + rejected, 1)
     bad = {name: f"{share:.1%}" for name, share in shares.items() if share > limit}
+    bad |= dict.fromkeys(staged.wholly_rejected, "100.0%")
     found = f"rejected {bad} of {cohort}, at most {limit:.0%} allowed; SELECT * FROM the staged quarantine for the reasons"
     return Check("few_rows_are_quarantined", not bad, found if bad else f"under {limit:.0%} rejected")
 
 
 def outcomes_can_be_learned(frames: dict[str, pl.DataFrame], _staged: Staged, cohort: str) -> Check:
-    """The cohort has cases, and overall survival has at least one event and one censored or later case."""
-    os = frames["endpoints"].filter(pl.col("endpoint") == "os")
-    num_events = int(os["event_observed"].sum())
-    is_passed = frames["cases"].height > 0 and num_events > 0
-    return Check("outcomes_can_be_learned", is_passed, f"{cohort}: {frames['cases'].height} cases, {os.height} with os, {num_events} events")
+    """The cohort has cases, and one endpoint at least has an event among several cases."""
+    endpoints = frames["endpoints"].group_by("endpoint").agg(pl.len(), pl.col("event_observed").sum().alias("events"))
+    is_passed = not endpoints.filter((pl.col("events") > 0) & (pl.col("len") > 1)).is_empty()
+    counts = ", ".join(f"{name} {cases} cases with {events} events" for name, cases, events in endpoints.sort("endpoint").rows())
+    return Check("outcomes_can_be_learned", is_passed, f"{cohort}: {frames['cases'].height} cases; {counts or 'no outcome'}")
 
 
 def _undeclared(table: Table, frame: pl.DataFrame) -> list[str]:

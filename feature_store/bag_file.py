@@ -1,20 +1,19 @@
-"""Writing bag shards, and the record of where each slide's bag lies in one.
+"""Writing bag shards, and reading a shard's index back.
 
-Belongs here: the structures of a bag, the checks on what may be stored, the Parquet writer's options, the shard's name
-and metadata. Does not belong here: reading values for training (bag_reader.py), the page headers (bag_page.py), source
-layouts such as CLAM's or TRIDENT's (ingest/), the table patch_bags. The format is specified in docs/bags.md.
+Belongs here: the Parquet writer's options, the shard's name and metadata. Does not belong here: what a bag is and may
+hold (bag_record.py), reading values for training (bag_reader.py), the page headers (bag_page.py), source layouts such
+as CLAM's or TRIDENT's (ingest/), the table patch_bags. The format is specified in docs/bags.md.
 """
 
 import hashlib
 import json
 import logging
-import math
 import os
 import uuid
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,67 +21,22 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_store.bag_page import FLOAT16_BYTES, bag_file_error, map_shard, read_footer, walk_embedding_page
+from feature_store.bag_page import bag_file_error, map_shard, read_footer, walk_embedding_page
+from feature_store.bag_record import (
+    INT32_MAX,
+    BagRecord,
+    EncoderInfo,
+    SlideBag,
+    bag_input_error,
+    checked_arrays,
+)
 from feature_store.errors import BagChecksumError, BagFileError, BagInputError
 
 FORMAT = "mice-patch-bag/1"
-FLOAT16_MAX = 65_504.0
-_INT32_MAX = 2**31 - 1
-# Run-length coded levels take about 5 bytes a row as pyarrow writes them; 16 leaves room for every dim.
-_LEVEL_BYTES_PER_ROW = 16
-# Rows checked at a time, so that a check's temporaries stay small beside the slide.
-_CHECK_ROWS = 4_096
 # What a slide's entry in the metadata and its BagRecord have in common.
 _RECORDED = ("slide_id", "case_id", "num_patches", "bag_sha256", "source_sha256")
 _SMALL_COLUMNS = ("slide_id", "case_id", "x", "y")
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EncoderInfo:
-    """The patch encoder: its name, the sha256 of its weights, output width, and the normalisation of its input."""
-
-    name: str
-    weight_sha256: str
-    dim: int
-    normalisation: str
-
-
-@dataclass(frozen=True, eq=False)
-class SlideBag:
-    """One slide's patches: `xy` (N, 2) level-0 pixels of each patch's corner, `embedding` (N, dim), in the same order.
-
-    `patch_size_px` is 0, `mpp` (micrometres per pixel) and `magnification` are None where the source does not say.
-    """
-
-    slide_id: str
-    case_id: str
-    xy: npt.NDArray[np.int32]
-    embedding: npt.NDArray[np.floating]
-    source_sha256: str
-    patch_size_px: int
-    mpp: float | None
-    magnification: float | None
-
-
-@dataclass(frozen=True)
-class BagRecord:
-    """Where one slide's bag lies: a row of the table patch_bags, and all that a direct read needs.
-
-    The values are `num_patches` * `dim` little-endian float16 at `offset_bytes` of the file `shard` (a name in the
-    store's bag folder). `page_crc32` is Parquet's checksum of the page, `bag_sha256` the hash of the values alone.
-    """
-
-    slide_id: str
-    case_id: str
-    encoder: str
-    shard: str
-    offset_bytes: int
-    num_patches: int
-    dim: int
-    page_crc32: int
-    bag_sha256: str
-    source_sha256: str
 
 
 def write_shards(
@@ -110,10 +64,10 @@ def write_shards(
     try:
         for bag in bags:
             if bag.slide_id in slide_ids:
-                raise _input_error(f"Slide {bag.slide_id!r}", "offered twice", "once")
+                raise bag_input_error(f"Slide {bag.slide_id!r}", "offered twice", "once")
             slide_ids.add(bag.slide_id)
             try:
-                embedding, xy = _checked_arrays(bag, encoder)
+                embedding, xy = checked_arrays(bag, encoder)
             except BagInputError as error:
                 if on_rejected is None:
                     raise
@@ -222,8 +176,8 @@ class _OpenShard:
             compression=dict.fromkeys(_SMALL_COLUMNS, "zstd") | {"embedding.list.element": "none"},
             use_dictionary=["slide_id", "case_id"],
             write_statistics=["slide_id", "case_id"],
-            data_page_size=_INT32_MAX,
-            max_rows_per_page=_INT32_MAX,
+            data_page_size=INT32_MAX,
+            max_rows_per_page=INT32_MAX,
             data_page_version="1.0",
             write_page_checksum=True,
             write_page_index=True,
@@ -292,57 +246,6 @@ class _OpenShard:
             self._writer.close()
         finally:
             self._temporary.unlink(missing_ok=True)
-
-
-def _checked_arrays(bag: SlideBag, encoder: EncoderInfo) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int32]]:
-    """Return (embedding as float16 (N, dim), xy as int32 (N, 2)), both C-contiguous, or raise BagInputError."""
-    which = f"Bag of slide {bag.slide_id!r} (case {bag.case_id!r})"
-    embedding, xy = np.asarray(bag.embedding), np.asarray(bag.xy)
-    if not bag.slide_id or not bag.case_id:
-        raise _input_error(which, "an empty identifier", "a slide and a case id")
-    if embedding.ndim != 2 or embedding.shape[1] != encoder.dim or encoder.dim < 1 or embedding.dtype.kind != "f":
-        found = f"embedding {embedding.dtype} of shape {embedding.shape}"
-        raise _input_error(which, found, f"floating (N, {encoder.dim}) as {encoder.name} gives")
-    num_patches = len(embedding)
-    if num_patches == 0:
-        raise _input_error(which, "0 patches", "at least 1")
-    if xy.shape != (num_patches, 2) or xy.dtype.kind not in "iu":
-        raise _input_error(which, f"xy {xy.dtype} of shape {xy.shape}", f"integers ({num_patches}, 2), one per patch")
-    if np.abs(np.array([xy.min(), xy.max()], dtype=np.float64)).max() > _INT32_MAX:
-        raise _input_error(which, f"coordinates from {xy.min()} to {xy.max()}", "int32 pixels")
-    page_bytes = num_patches * (encoder.dim * FLOAT16_BYTES + _LEVEL_BYTES_PER_ROW)
-    if page_bytes > _INT32_MAX:
-        found = f"{num_patches} patches x {encoder.dim}, a page of up to {page_bytes} bytes"
-        raise _input_error(which, found, f"at most {_INT32_MAX}")
-    if bag.patch_size_px < 0 or not all(
-        value is None or (math.isfinite(value) and value > 0) for value in (bag.mpp, bag.magnification)
-    ):
-        found = f"patch size {bag.patch_size_px}, mpp {bag.mpp}, magnification {bag.magnification}"
-        raise _input_error(which, found, "positive numbers, or 0, None and None where unknown")
-    for begin in range(0, num_patches, _CHECK_ROWS):
-        _check_values(embedding[begin : begin + _CHECK_ROWS], which, begin)
-    return np.ascontiguousarray(embedding, dtype="<f2"), np.ascontiguousarray(xy, dtype="<i4")
-
-
-def _check_values(rows: npt.NDArray[np.floating], which: str, begin: int) -> None:
-    """Refuse values float16 cannot hold in `rows` (n, dim), which start at patch `begin` of the bag."""
-    if rows.dtype == np.float16:
-        # 40 times faster on the bits than with numpy's comparisons of halves: all exponent bits set is Inf or NaN.
-        is_storable = bool(((np.ascontiguousarray(rows).view(np.uint16) & 0x7FFF).max()) < 0x7C00)
-    else:
-        # A NaN comes through min and max, and fails the comparison.
-        is_storable = bool(rows.min() >= -FLOAT16_MAX and rows.max() <= FLOAT16_MAX)
-    if is_storable:
-        return
-    num_bad = int((~np.isfinite(rows)).sum())
-    num_large = int((np.isfinite(rows) & (np.abs(rows) > FLOAT16_MAX)).sum())
-    first = begin + int(np.argmax(~(np.abs(rows) <= FLOAT16_MAX).all(axis=1)))
-    found = f"{num_bad} NaN or Inf and {num_large} values beyond float16 in {len(rows)} patches, first in patch {first}"
-    raise _input_error(which, found, f"finite values within {FLOAT16_MAX:.0f}")
-
-
-def _input_error(which: str, found: str, expected: str) -> BagInputError:
-    return BagInputError(f"{which}: {found}, expected {expected}. Check the source file and the encoder that made it.")
 
 
 def _canonical(value: object) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from feature_store.bag_file import BagRecord, checksum_error, read_coordinates
+from feature_store.bag_file import checksum_error, read_coordinates
 from feature_store.bag_page import (
     FLOAT16_BYTES,
     EmbeddingPage,
@@ -31,6 +31,7 @@ from feature_store.bag_page import (
     read_footer,
     walk_embedding_page,
 )
+from feature_store.bag_record import BagRecord
 from feature_store.errors import BagInputError
 
 Half = npt.NDArray[np.float16]
@@ -55,9 +56,7 @@ class BagReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
@@ -131,9 +130,7 @@ class BagReader:
             dims = sorted({record.dim for record in records})
             found = f"{len(records)} bags of dims {dims}, max_patches {max_patches}"
             raise BagInputError(f"Pack: {found}, expected bags of one dim and at least 1 patch. Check the batch.")
-        counts = [
-            record.num_patches if max_patches is None else min(record.num_patches, max_patches) for record in records
-        ]
+        counts = [record.num_patches if max_patches is None else min(record.num_patches, max_patches) for record in records]
         ends = np.cumsum([0, *counts])
         if ends[-1] >= 2**31:
             raise BagInputError(f"Pack: {ends[-1]} patches, expected fewer than 2**31. Make the batch smaller.")

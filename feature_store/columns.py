@@ -1,6 +1,6 @@
 """Every column of the store, declared once: type, unit, meaning, role, when it is known, allowed values.
 
-What belongs here: the vocabulary. Which table holds which column, and the Arrow schema, DDL and comments made from this, is tables.py.
+What belongs here: the vocabulary. Which table holds which column, and the schema, DDL and comments made from it: tables.py.
 """
 
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ HISTOLOGY = Column("histology", "VARCHAR", "Histological type as recorded by the
 RACE = Column("race", "VARCHAR", "Race as recorded by the source; for audits of fairness, not a model input by default.")
 DIAGNOSIS_YEAR = Column("diagnosis_year", "INTEGER", "Calendar year of diagnosis.", unit="year", minimum=1900.0)
 
-PANEL_ID = key("panel_id", "Content hash of the ordered feature names; see table gene_panels.")
+PANEL_ID = key("panel_id", "Content hash of modality, unit and the ordered feature names; see table gene_panels.")
 VALUES = Column("values", "FLOAT[]", "One value per panel position; NaN where the source has none.", is_required=True)
 MODALITY = Column("modality", "VARCHAR", "Input modality.", role="key", allowed=MODALITIES, is_required=True)
 POSITION = Column("position", "INTEGER", "0-based position in the panel's vectors.", role="key", is_required=True)

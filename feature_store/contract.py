@@ -1,17 +1,29 @@
 """What a cohort contract (`cohorts/<name>.yaml`) may say, and reading one. Nothing here opens a source file.
 
-A contract names, for each kind of feature, where it lies in the landing folder and how its columns map to ours. Everything in it is
-declared: a value that no rule maps is rejected with the reason, never guessed.
+A contract names, for each kind of feature, where it lies in the landing folder and how its columns map to ours. Everything in
+it is declared: a value that no rule maps is rejected with the reason, never guessed.
 """
 
-import re
+from collections.abc import Hashable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from feature_store.contract_fields import (
+    ColumnPattern,
+    Count,
+    ExtractPattern,
+    FoldFiles,
+    Fraction,
+    LandingPath,
+    Name,
+    SlideFiles,
+    ValuePattern,
+)
 from feature_store.errors import ContractError, LandingMissingError
+from feature_store.tables import CLINICAL
 
 Unit = Literal["days", "months", "years"]
 EndpointName = Literal["os", "dss", "dfi", "pfi"]
@@ -25,34 +37,38 @@ class Identifier(_Strict):
     """A column that holds an identifier; `extract` is a pattern whose first group is the identifier."""
 
     column: str
-    extract: str | None = None
-
-    @field_validator("extract")
-    @classmethod
-    def _has_one_group(cls, pattern: str | None) -> str | None:
-        if pattern is not None and re.compile(pattern).groups != 1:
-            raise ValueError(f"extract {pattern!r} needs exactly one group")
-        return pattern
+    extract: ExtractPattern | None = None
 
 
 class Value(_Strict):
-    """A column's value: the first of `columns` that is not missing, through `map` (all other values are rejected)."""
+    """A column's value: the first of `columns` that is not missing, through `map` (all other values are rejected).
+
+    `lower` writes an unmapped text in small letters.
+    """
 
     columns: tuple[str, ...] = Field(min_length=1)
-    map: dict[str, str | float | None] | None = None
+    map: dict[str, str | float | None] | None = Field(default=None, min_length=1)
     lower: bool = False
     prefix: str = ""
 
+    @model_validator(mode="after")
+    def _is_mapped_or_lowered(self) -> "Value":
+        if self.lower and self.map is not None:
+            raise ValueError("lower and map exclude each other: write the map's targets as they are to be")
+        return self
+
 
 class Source(_Strict):
-    """Files of one layout: `path` is a glob relative to the landing folder.
+    """Files of one layout: `path` is a glob relative to the landing folder."""
 
-    `fills_gaps` (mutations and reports): take only cases that no earlier source of the same list has.
-    """
-
-    path: str
+    path: LandingPath
     sheet: str | None = None
     case_id: Identifier
+
+
+class GapSource(Source):
+    """A source of several for one kind; `fills_gaps`: take only cases that no earlier source of the list has."""
+
     fills_gaps: bool = False
 
 
@@ -79,6 +95,14 @@ class ClinicalSource(Source):
 
     columns: dict[str, Value]
 
+    @field_validator("columns")
+    @classmethod
+    def _are_baseline(cls, columns: dict[str, Value]) -> dict[str, Value]:
+        declared = [column.name for column in CLINICAL.columns if column.role == "baseline"]
+        if unknown := sorted(set(columns) - set(declared)):
+            raise ValueError(f"{unknown} are no baseline columns, expected some of {declared}")
+        return columns
+
 
 class EndpointRule(_Strict):
     """Duration and event columns of an endpoint; `events` maps every code to whether the event happened."""
@@ -86,33 +110,33 @@ class EndpointRule(_Strict):
     duration: str
     unit: Unit
     event: str
-    events: dict[str, bool]
+    events: dict[str, bool] = Field(min_length=1)
 
 
 class EndpointsSource(Source):
     """Survival endpoints."""
 
-    endpoints: dict[EndpointName, EndpointRule]
+    endpoints: dict[EndpointName, EndpointRule] = Field(min_length=1)
 
 
 class SampleRule(_Strict):
     """Several samples of one case: keep the one whose type comes first in `prefer`; the others go to quarantine, named."""
 
-    extract: str
-    prefer: tuple[str, ...]
+    extract: ExtractPattern
+    prefer: tuple[str, ...] = Field(min_length=1)
 
 
 class VectorSource(Source):
     """One row per case (or per slide, rows then being equal); `features` is a pattern whose group names the feature."""
 
-    features: str
+    features: ColumnPattern
     unit: str
     grain: Literal["case", "slide"] = "case"
     sample: SampleRule | None = None
     sample_column: str | None = None
 
 
-class VariantSource(Source):
+class VariantSource(GapSource):
     """One row per variant."""
 
     layout: Literal["variant_table"]
@@ -122,17 +146,17 @@ class VariantSource(Source):
     drop_classifications: tuple[str, ...] = ()  # silent variants, where the source lists them
 
 
-class MutationMatrixSource(Source):
+class MutationMatrixSource(GapSource):
     """One row per case (or slide), one 0/1 column per gene; `features` is a pattern whose group is the gene symbol."""
 
     layout: Literal["mutation_matrix"]
-    features: str
+    features: ColumnPattern
 
 
 MutationSource = Annotated[VariantSource | MutationMatrixSource, Field(discriminator="layout")]
 
 
-class ReportSource(Source):
+class ReportSource(GapSource):
     """One row per report document."""
 
     report_id: str
@@ -144,7 +168,7 @@ class Encoder(_Strict):
     """What made the embeddings. `sha256` is the weights' hash, or empty where the source does not say."""
 
     name: str
-    dim: int
+    dim: Count
     sha256: str = ""
     patch_size_px: int = 0
 
@@ -154,7 +178,7 @@ class SlideVectorSource(Source):
 
     layout: Literal["vector_table"]
     slide_id: str | None = None
-    features: str
+    features: ColumnPattern
     transform: Literal["none", "signed_log1p"] = "none"
     encoder: Encoder
 
@@ -164,7 +188,7 @@ class PatchFolderSource(Source):
 
     layout: Literal["trident_h5"]
     slide_id: str
-    files: str
+    files: SlideFiles
     mpp: str | None = None
     magnification: str | None = None
     stain: str | None = None
@@ -179,8 +203,8 @@ class RandomSplit(_Strict):
 
     kind: Literal["random"]
     name: str
-    num_folds: int = 5
-    seed: int
+    num_folds: int = Field(default=5, ge=2)
+    seed: int = Field(ge=0)
     endpoint: EndpointName = "os"
 
 
@@ -189,9 +213,9 @@ class GivenSplit(_Strict):
 
     kind: Literal["given"]
     name: str
-    path: str
-    cancer_types: tuple[str, ...]
-    num_folds: int = 5
+    path: FoldFiles
+    cancer_types: tuple[str, ...] = Field(min_length=1)
+    num_folds: int = Field(default=5, ge=2)
     held_out: str
 
 
@@ -211,22 +235,22 @@ class Generator(_Strict):
 class CaseIdRule(_Strict):
     """What a valid case identifier looks like once spaces, dashes and letter case are normalised."""
 
-    pattern: str
+    pattern: ValuePattern
     upper: bool = True
 
 
 class Contract(_Strict):
     """A cohort contract. `cohorts` lists the partition keys its cases may fall into."""
 
-    name: str
+    name: Name
     title: str
     licence: str
     citation: str
     time_zero: str
-    cohorts: tuple[str, ...]
+    cohorts: tuple[str, ...] = Field(min_length=1)
     case_id: CaseIdRule
     missing_values: tuple[str, ...] = ("",)
-    max_quarantined_fraction: float = 0.05
+    max_quarantined_fraction: Fraction = 0.05
     cases: CasesSource
     clinical: ClinicalSource
     endpoints: EndpointsSource
@@ -244,19 +268,24 @@ def load_contract(path: Path) -> Contract:
     if not path.is_file():
         raise LandingMissingError(f"cohort contract: no file at {path}, expected a YAML contract. Check the name.")
     try:
-        return Contract.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise ContractError(f"cohort contract {path}: not valid YAML ({error}). Correct the file.") from error
+        return Contract.model_validate(_parsed(path))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()[:5])
         raise ContractError(f"cohort contract {path}: {problems}. See docs/cohorts.md for what a contract may say.") from error
 
 
 def load_contracts(folder: Path) -> dict[str, Contract]:
     """Return cohort (partition key) -> the contract that declares it, over all contracts in `folder`."""
     by_cohort: dict[str, Contract] = {}
+    by_name: dict[str, Path] = {}
     for path in sorted(folder.glob("*.yaml")):
         contract = load_contract(path)
+        if contract.name in by_name:
+            raise ContractError(
+                f"cohort contract {path}: name {contract.name}, which {by_name[contract.name]} has too, expected another. "
+                "Rename one of them."
+            )
+        by_name[contract.name] = path
         for cohort in contract.cohorts:
             if cohort in by_cohort:
                 raise ContractError(
@@ -265,3 +294,21 @@ def load_contracts(folder: Path) -> dict[str, Contract]:
                 )
             by_cohort[cohort] = contract
     return by_cohort
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML, but a key given twice is an error: plain YAML would keep the last and drop the first without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+            raise yaml.constructor.ConstructorError(None, None, f"keys {repeated} given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _parsed(path: Path) -> object:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # PyYAML lets more than YAMLError out: bad dates, tags without a value, deep nesting, bytes that are no UTF-8
+        raise ContractError(f"cohort contract {path}: not valid YAML ({error}). Correct the file.") from error

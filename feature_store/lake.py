@@ -7,15 +7,16 @@ write carries an idempotency key; extensions are loaded by path from their wheel
 
 import importlib.util
 import logging
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 from filelock import FileLock, Timeout
 
-from feature_store.errors import StoreBusyError, StoreMissingError
+from feature_store.errors import SnapshotMissingError, StoreBusyError, StoreMissingError
 from feature_store.home import Home
 from feature_store.tables import ALL_TABLES
 
@@ -27,8 +28,9 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoload_known_extensions": False,
     "allow_community_extensions": False,
 }
+# Files of the tables are recorded relative to the data path, so a home that was moved or is mounted elsewhere is given anew.
 # WAL lets readers go on while a commit is written; the busy timeout covers the moments when SQLite still needs the file alone.
-_CATALOG_OPTIONS = "META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT 10000"
+_CATALOG_OPTIONS = "META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT 10000, OVERRIDE_DATA_PATH true"
 
 
 @dataclass(frozen=True)
@@ -50,22 +52,34 @@ class Lake:
 
     @property
     def exists(self) -> bool:
-        """Say whether a catalog is there at all."""
-        return self.home.catalog.is_file()
+        """Say whether a catalog is there; a writer killed over its first commit can leave an empty file, which is none."""
+        if not self.home.catalog.is_file():
+            return False
+        with closing(sqlite3.connect(f"{self.home.catalog.as_uri()}?mode=ro", uri=True)) as catalog:
+            found = catalog.execute("SELECT count(*) FROM sqlite_master WHERE name = 'ducklake_snapshot'").fetchone()
+        return bool(found[0])
 
     @contextmanager
     def reader(self, snapshot_id: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
         """Yield a connection that sees the lake read-only, at the newest snapshot or the given one.
 
-        Raises StoreMissingError when nothing was ever published here.
+        Raises StoreMissingError when nothing was ever published here, SnapshotMissingError for an id that no commit has.
         """
         if not self.exists:
             raise StoreMissingError(
                 f"feature store: no catalog at {self.home.catalog}, expected one. "
                 "Run `make demo`, or set MICE_HOME to the folder that holds the store."
             )
+        if snapshot_id is not None and snapshot_id < 1:  # DuckLake takes 0 for "the newest"
+            raise self._no_snapshot(snapshot_id)
         version = f", SNAPSHOT_VERSION {int(snapshot_id)}" if snapshot_id is not None else ""
-        with self._attached(f"READ_ONLY{version}") as connection:
+        with self._connected() as connection:
+            try:
+                self._attach(connection, f"READ_ONLY{version}")
+            except duckdb.InvalidInputException as error:
+                if snapshot_id is None:
+                    raise
+                raise self._no_snapshot(snapshot_id) from error
             yield connection
 
     @contextmanager
@@ -78,7 +92,8 @@ class Lake:
         self.home.tables.mkdir(parents=True, exist_ok=True)
         lock_path = self.home.catalog.with_suffix(".lock")
         try:
-            with FileLock(lock_path, timeout=self._lock_timeout_s), self._attached() as connection:
+            with FileLock(lock_path, timeout=self._lock_timeout_s), self._connected() as connection:
+                self._attach(connection, "DATA_INLINING_ROW_LIMIT 0")
                 self._ensure_tables(connection)
                 connection.execute("BEGIN")
                 try:
@@ -86,7 +101,8 @@ class Lake:
                     connection.execute("CALL lake.set_commit_message('mice', ?, extra_info => ?)", [message, key])
                     connection.execute("COMMIT")
                 except BaseException:
-                    connection.execute("ROLLBACK")
+                    with suppress(duckdb.Error):  # a failed COMMIT has rolled back already
+                        connection.execute("ROLLBACK")
                     raise
         except Timeout as error:
             raise StoreBusyError(
@@ -103,19 +119,28 @@ class Lake:
             ).fetchall()
         return [Snapshot(*row) for row in rows]
 
+    @staticmethod
     @contextmanager
-    def _attached(self, mode: str = "") -> Iterator[duckdb.DuckDBPyConnection]:
+    def _connected() -> Iterator[duckdb.DuckDBPyConnection]:
         connection = duckdb.connect(":memory:", config=_CONFIG)
         try:
+            connection.execute("SET TimeZone = 'UTC'")  # snapshot times would otherwise come in the machine's zone
             for extension in _EXTENSIONS:
                 connection.execute(f"LOAD '{_extension_path(extension)}'")
-            options = f"{_CATALOG_OPTIONS}, {mode}" if mode else f"{_CATALOG_OPTIONS}, DATA_INLINING_ROW_LIMIT 0"
-            catalog, data = _quoted(self.home.catalog), _quoted(self.home.tables)
-            connection.execute(f"ATTACH 'ducklake:sqlite:{catalog}' AS lake (DATA_PATH '{data}', {options})")
-            connection.execute("USE lake")
             yield connection
         finally:
             connection.close()
+
+    def _attach(self, connection: duckdb.DuckDBPyConnection, options: str) -> None:
+        catalog, data = _quoted(self.home.catalog), _quoted(self.home.tables)
+        connection.execute(f"ATTACH 'ducklake:sqlite:{catalog}' AS lake (DATA_PATH '{data}', {_CATALOG_OPTIONS}, {options})")
+        connection.execute("USE lake")
+
+    def _no_snapshot(self, snapshot_id: int) -> SnapshotMissingError:
+        return SnapshotMissingError(
+            f"feature store {self.home.root}: no snapshot {snapshot_id}, expected the id of a commit. "
+            "See SELECT * FROM lake.snapshots()."
+        )
 
     @staticmethod
     def _ensure_tables(connection: duckdb.DuckDBPyConnection) -> None:
@@ -131,7 +156,7 @@ class Lake:
                 connection.execute(f"COMMENT ON {target} IS '{comment.replace(chr(39), chr(39) * 2)}'")
         connection.execute("CALL lake.set_commit_message('mice', 'create tables', extra_info => '')")
         connection.execute("COMMIT")
-        logger.info("created %d tables in %s", len(missing), connection)
+        logger.info("created %d tables", len(missing))
 
 
 def _extension_path(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Publishing: replacing what one scope (a cohort, a model version) holds in several tables, in one transaction, only where it changed.
+"""Publishing: replacing what one scope (a cohort, a model version) holds in several tables, in one transaction.
 
 A write's idempotency key is the hash of its contents, and the table `publications` remembers the last one of each scope and
 table; so a repeated write does nothing, whether its first acknowledgement was lost or not.
@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 import duckdb
 import polars as pl
 
+from feature_store.audit import audit
+from feature_store.errors import AuditError
 from feature_store.ingest.stage import Staged
 from feature_store.lake import Lake
 from feature_store.tables import COHORT_TABLES, PUBLICATIONS, QUARANTINE, Table
@@ -43,7 +45,13 @@ class Published:
 
 
 def publish_cohort(lake: Lake, staged: Staged, cohort: str) -> Published:
-    """Publish one staged cohort: all its tables, and its contract's unassigned rejections, in one transaction."""
+    """Publish one staged cohort: all its tables, and its contract's unassigned rejections, in one transaction.
+
+    Raises AuditError, and publishes nothing, if a check fails: the sources may have changed since they were last audited.
+    """
+    failed = [f"{check.name}: {check.found}" for check in audit(staged, cohort) if not check.is_passed]
+    if failed:
+        raise AuditError(f"cohort {cohort}: {'; '.join(failed)}. Nothing was published; correct the source or the contract.")
     writes = [Write(table, cohort, staged.table(table.name, [cohort])) for table in COHORT_TABLES]
     writes.append(Write(QUARANTINE, staged.unassigned, staged.table(QUARANTINE.name, [staged.unassigned])))
     return publish(lake, writes, f"{COHORT_MESSAGE} {cohort}")
@@ -69,6 +77,8 @@ def publish(lake: Lake, writes: Sequence[Write], message: str) -> Published:
             record = pl.DataFrame([row], schema=PUBLICATIONS.schema, orient="row")
             connection.execute("DELETE FROM publications WHERE scope = ? AND table_name = ?", row[:2])
             _insert(connection, PUBLICATIONS, record)
+    if not changed:
+        return Published(None, (), num_rows, content)
     snapshots = [snapshot.snapshot_id for snapshot in lake.snapshots() if snapshot.key == key]
     return Published(max(snapshots), tuple(writes[index].table.name for index in changed), num_rows, content)
 

@@ -6,18 +6,34 @@ Every column comes back as text, so that `001` stays `001`; turning text into va
 import gzip
 import hashlib
 import io
+import re
 import warnings
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import fastexcel
 import polars as pl
+import pyarrow.parquet as pq
 
 from feature_store.errors import ColumnMissingError, LandingMissingError, SourceFormatError
 
 # A landing table larger than this is refused rather than read: the largest real one here is 13 MB unpacked.
 MAX_UNPACKED_BYTES = 4 * 1024**3
+_BYTES_PER_CELL = 16  # what polars takes at least for a text
+# What readers of damaged or hostile files raise.
+_UNREADABLE = (
+    pl.exceptions.PolarsError,
+    fastexcel.FastExcelError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -67,16 +83,17 @@ def read_table(source: SourceFile, sheet: str | None = None) -> pl.DataFrame:
     suffixes = "".join(source.path.suffixes[-2:]).lower()
     try:
         if suffixes.endswith(".parquet"):
-            return pl.read_parquet(source.path).select(pl.all().cast(pl.String))
+            return _read_parquet(source.path)
         if suffixes.endswith((".xlsx", ".xls")):
             return _read_sheet(source.path, sheet)
         if suffixes.endswith(".rds"):
             return _read_rds(source.path)
         separator = "\t" if ".tsv" in suffixes or ".txt" in suffixes else ","
-        return pl.read_csv(io.BytesIO(_unpacked(source.path)), separator=separator, infer_schema=False)
-    except (pl.exceptions.PolarsError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, ValueError) as error:
+        return _once_named(pl.read_csv(io.BytesIO(_unpacked(source.path)), separator=separator, infer_schema=False))
+    except _UNREADABLE as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SourceFormatError(
-            f"source {source.relative}: unreadable as {suffixes.lstrip('.')} ({str(error).splitlines()[0]}), expected a table. "
+            f"source {source.relative}: unreadable as {suffixes.lstrip('.')} ({reason}), expected a table. "
             "Fetch the file again or correct the contract's layout."
         ) from error
 
@@ -109,6 +126,25 @@ def _unpacked(path: Path) -> bytes:
     if len(data) > MAX_UNPACKED_BYTES:
         raise ValueError(f"over {MAX_UNPACKED_BYTES:,} bytes unpacked")
     return data
+
+
+def _once_named(frame: pl.DataFrame) -> pl.DataFrame:
+    """Refuse a header that names a column twice: polars would rename the second, and a contract would never see it."""
+    names = set(frame.columns)
+    renamed = {re.sub(r"_duplicated_\d+$", "", column) for column in frame.columns if "_duplicated_" in column}
+    repeated = sorted((renamed & names) - {""})
+    if repeated:
+        raise ValueError(f"columns {repeated[:5]} occur twice in the header")
+    return frame
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    footer = pq.read_metadata(path)
+    if footer.num_rows * footer.num_columns * _BYTES_PER_CELL > MAX_UNPACKED_BYTES:
+        raise ValueError(
+            f"{footer.num_rows:,} rows of {footer.num_columns:,} columns, over {MAX_UNPACKED_BYTES:,} bytes unpacked"
+        )
+    return pl.read_parquet(path).select(pl.all().cast(pl.String))
 
 
 def _read_sheet(path: Path, sheet: str | None) -> pl.DataFrame:

@@ -1,7 +1,7 @@
 """A made-up cohort with known truth, written as a landing folder that the ordinary ingest reads: `make demo` and tests.
 
-What belongs here: the cohort's truth (latent factors, survival, who lacks which modality), the dirt planted in it, and
-the folder as a whole. What does not: how a factor shows in a file (synthetic_files.py), or any way around the ingest.
+What belongs here: the cohort's truth (latent factors, survival, who lacks which modality) and the folder as a whole. What
+does not: how a factor shows in a file (synthetic_files.py), what is spoiled (synthetic_dirt.py), or any way around the ingest.
 
 Every section draws from its own generator (`_rng`), so a change in one leaves the draws of the others alone.
 """
@@ -17,6 +17,8 @@ import numpy as np
 import polars as pl
 
 from feature_store import synthetic_files as files
+from feature_store.errors import LandingTakenError
+from feature_store.synthetic_dirt import Dirt, plant
 
 LAYOUT_VERSION = 1  # raise it when the same config would give other bytes
 MANIFEST = "MANIFEST.json"
@@ -56,9 +58,7 @@ class SyntheticConfig:
             or min(self.slide_dim, self.mean_patches) < 8
         )
         if is_unfit:
-            raise ValueError(
-                f"synthetic config: {self}, expected 40 to 9999 cases, 1 to 25 types, 8 patches and dims or more"
-            )
+            raise ValueError(f"synthetic config: {self}, expected 40 to 9999 cases, 1 to 25 types, 8 patches and dims or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +89,10 @@ def write_landing(root: Path, config: SyntheticConfig, on_progress: Callable[[in
         manifest = root / MANIFEST
         if manifest.is_file() and _identity(config).items() <= json.loads(manifest.read_text("utf-8")).items():
             return root
-        raise FileExistsError(f"landing folder {root}: holds other files, expected none or those of the same config. "
-                              "Remove it or name another folder.")  # fmt: skip
+        raise LandingTakenError(
+            f"landing folder {root}: holds other files, expected none or those of the same config. "
+            "Remove it or name another folder."
+        )
     root.parent.mkdir(parents=True, exist_ok=True)
     partial = root.parent / f".{root.name}.{uuid.uuid4().hex}.partial"
     try:
@@ -188,79 +190,10 @@ def _frames(config: SyntheticConfig, truth: _Truth) -> dict[str, pl.DataFrame]:
     return clean
 
 
-@dataclasses.dataclass
-class _Dirt:
-    """The tables as they get spoiled, what was planted in them, and which slide files are to be spoiled on writing."""
-
-    frames: dict[str, pl.DataFrame]
-    victims: list[str]  # case ids in the order in which they are taken; no case is taken twice
-    planted: dict[str, dict[str, object]] = dataclasses.field(default_factory=dict)
-    spoiled_slides: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    def take(self, file: str) -> str:
-        """Return a case that has exactly one row in the file, or several in mutations.csv, and was not taken before."""
-        rows = self.frames[file].group_by("case_id").len()
-        fit = set(rows.filter((pl.col("len") == 1) | (file == "mutations.csv"))["case_id"])
-        case_id = next((case_id for case_id in self.victims if case_id in fit), None)
-        if case_id is None:
-            raise ValueError(f"synthetic dirt: no case is left to spoil in {file}, expected one. Set has_dirt=False.")
-        self.victims.remove(case_id)
-        return case_id
-
-    def note(self, name: str, expected: str, file: str, ids: list[str], case_ids: list[str]) -> None:
-        """Record a plant: the ids as the file has them, the cases they belong to (none where the id is nobody's)."""
-        about = {"file": file, "count": len(ids), "ids": ids, "case_ids": case_ids, "expected": expected}
-        self.planted[name] = about
-
-    def change(self, name: str, expected: str, file: str, column: str, value: Callable[[str], object]) -> None:
-        """Replace one case's value in a column by `value(case_id)`."""
-        case_id = self.take(file)
-        spoiled = pl.when(pl.col("case_id") == case_id).then(pl.lit(value(case_id))).otherwise(pl.col(column))
-        self.frames[file] = self.frames[file].with_columns(spoiled.alias(column))
-        found = str(value(case_id)) if column == "case_id" else case_id
-        self.note(name, expected, file, [found], [case_id])
-
-    def add(self, name: str, expected: str, file: str, ids: list[str] | None = None, *changed: pl.Expr) -> None:
-        """Append copies of a case's row, under the given ids (else the case's own), with columns changed."""
-        case_id = self.take(file)
-        row = self.frames[file].filter(pl.col("case_id") == case_id).with_columns(*changed)
-        copies = [row.with_columns(case_id=pl.lit(new_id)) for new_id in ids or [case_id]]
-        self.frames[file] = pl.concat([self.frames[file], *copies])
-        self.note(name, expected, file, ids or [case_id], [] if ids else [case_id])
-
-
-def _plant(config: SyntheticConfig, frames: dict[str, pl.DataFrame]) -> _Dirt:
-    """Spoil a few rows and slides; what a right ingest does with each stands beside it."""
-    dirt = _Dirt(dict(frames), _rng(config, "dirt").permutation(frames["clinical.csv"]["case_id"].to_numpy()).tolist())
-    if not config.has_dirt:
-        return dirt
-    clinical = "clinical.csv"
-    dirt.add("exact_duplicate_row", "deduplicated", clinical)
-    flipped = pl.when(pl.col("OS") == "1").then(pl.lit("0")).otherwise(pl.lit("1")).alias("OS")
-    dirt.add("conflicting_duplicate", "both rows quarantined", clinical, None, pl.col("OS.time") + 200, flipped)
-    dirt.add("malformed_id", "quarantined", clinical, ["SYN-A-12X"])
-    dirt.change("event_coded_dead", "quarantined", clinical, "OS", lambda _: "Dead")
-    dirt.change("zero_time", "quarantined", clinical, "OS.time", lambda _: 0)
-    dirt.change("negative_time", "quarantined", clinical, "OS.time", lambda _: -12)
-    dirt.change("trailing_space", "normalised", clinical, "case_id", lambda c: f"{c} ")
-    dirt.change("unicode_dash", "normalised", "copy_number.csv", "case_id", lambda c: c.replace("-", "\u2013"))
-    dirt.change("lower_case", "normalised", "mutations.csv", "case_id", str.lower)
-    dirt.change("sample_barcode", "normalised", "rna.csv.gz", "case_id", lambda c: f"{c}-01A")
-    dirt.add("unknown_case_rna", "quarantined", "rna.csv.gz", ["SYN-ZZ-9001", "SYN-ZZ-9002"])
-    dirt.change("short_report", "quarantined", "reports.csv", "text", lambda _: "See addendum.")
-    report_id = pl.lit("SYN-ZZ-9003-R1").alias("report_id")
-    dirt.add("unknown_case_report", "quarantined", "reports.csv", ["SYN-ZZ-9003"], report_id)
-    for name in ("nan_features", "coords_count_differs", "slide_file_missing"):
-        case_id = dirt.take("slides.csv")
-        slide_id = dirt.frames["slides.csv"].filter(pl.col("case_id") == case_id)["slide_id"].item()
-        dirt.spoiled_slides[slide_id] = name
-        dirt.note(name, "slide refused", f"slides/{slide_id}.h5", [slide_id], [case_id])
-    return dirt
-
-
 def _write(folder: Path, config: SyntheticConfig, on_progress: Callable[[int, int], None]) -> None:
     truth = _truth(config)
-    dirt = _plant(config, _frames(config, truth))
+    frames = _frames(config, truth)
+    dirt = plant(frames, _rng(config, "dirt")) if config.has_dirt else Dirt(frames, [])
     for name, frame in dirt.frames.items():
         files.write_table(folder / name, frame)
     _write_slides(folder / "slides", config, truth, dirt, on_progress)
@@ -274,7 +207,7 @@ def _write(folder: Path, config: SyntheticConfig, on_progress: Callable[[int, in
 
 
 def _write_slides(
-    folder: Path, config: SyntheticConfig, truth: _Truth, dirt: _Dirt, on_progress: Callable[[int, int], None]
+    folder: Path, config: SyntheticConfig, truth: _Truth, dirt: Dirt, on_progress: Callable[[int, int], None]
 ) -> None:
     slides, sigma = dirt.frames["slides.csv"], 0.6
     counts = _rng(config, "slide", 1).lognormal(np.log(config.mean_patches) - sigma**2 / 2, sigma, len(slides))

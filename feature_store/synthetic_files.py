@@ -144,9 +144,7 @@ def report_text(diagnosis: str, factor: float, rng: np.random.Generator) -> str:
     return f"DIAGNOSIS: {diagnosis}. GROSS DESCRIPTION: {opening} MICROSCOPIC DESCRIPTION: {' '.join(body)}"
 
 
-def report_frame(
-    case_ids: list[str], factor_N: FloatArray, diagnoses: list[str], rng: np.random.Generator
-) -> pl.DataFrame:
+def report_frame(case_ids: list[str], factor_N: FloatArray, diagnoses: list[str], rng: np.random.Generator) -> pl.DataFrame:
     """Return a row per report: `report_id`, `case_id`, `text`; one case in twenty has an addendum, a second row."""
     rows = [
         (f"{case_id}-R{1 + k}", case_id, report_text(diagnosis, factor, rng))
@@ -183,9 +181,7 @@ class PatchBank:
         self.slack = 1 << 16
         self.noise = rng.standard_normal(max_patches * dim + self.slack, dtype=np.float32)
 
-    def draw(
-        self, num_patches: int, share: float, site: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float16], IntArray]:
+    def draw(self, num_patches: int, share: float, site: int, rng: np.random.Generator) -> tuple[NDArray[np.float16], IntArray]:
         """Return features (P, D) and the patches' grid cells (P, 2); the grave class lies together around one spot."""
         side = int(np.ceil(np.sqrt(1.6 * num_patches)))
         cells = np.sort(rng.choice(side * side, size=num_patches, replace=False))

@@ -56,7 +56,7 @@ class Table:
 
     def conform(self, frame: "pl.DataFrame") -> "pl.DataFrame":
         """Return this table's columns of `frame`, in declared order and type."""
-        return frame.select(list(self.schema)).cast(self.schema)
+        return frame.select(list(self.schema)).cast(dict(self.schema))  # type: ignore[arg-type] # polars' own mapping type is invariant
 
     def empty(self) -> "pl.DataFrame":
         """Return a frame of this table's schema with no rows."""
@@ -67,12 +67,8 @@ class Table:
 
 _ID = (c.CASE_ID, c.COHORT)
 
-CASES = Table(
-    "cases", "case", ("case_id",), (*_ID, c.PROJECT_ID, c.CANCER_TYPE, c.SITE, c.SOURCE)
-)
-ENDPOINTS = Table(
-    "endpoints", "case and endpoint", ("case_id", "endpoint"), (*_ID, c.ENDPOINT, c.DURATION, c.EVENT, c.SOURCE)
-)
+CASES = Table("cases", "case", ("case_id",), (*_ID, c.PROJECT_ID, c.CANCER_TYPE, c.SITE, c.SOURCE))
+ENDPOINTS = Table("endpoints", "case and endpoint", ("case_id", "endpoint"), (*_ID, c.ENDPOINT, c.DURATION, c.EVENT, c.SOURCE))
 CLINICAL = Table(
     "clinical",
     "case: baseline clinical variables",
@@ -93,12 +89,8 @@ MUTATIONS = Table(
     ("case_id", "gene_symbol", "variant_classification", "protein_change"),
     (*_ID, c.GENE, c.CLASSIFICATION, c.PROTEIN_CHANGE, c.SOURCE),
 )
-REPORTS = Table(
-    "reports", "report document", ("report_id",), (c.REPORT_ID, *_ID, c.TEXT, c.NUM_CHARACTERS, c.SOURCE)
-)
-SLIDES = Table(
-    "slides", "slide", ("slide_id",), (c.SLIDE_ID, *_ID, c.MPP, c.MAGNIFICATION, c.STAIN, c.SOURCE)
-)
+REPORTS = Table("reports", "report document", ("report_id",), (c.REPORT_ID, *_ID, c.TEXT, c.NUM_CHARACTERS, c.SOURCE))
+SLIDES = Table("slides", "slide", ("slide_id",), (c.SLIDE_ID, *_ID, c.MPP, c.MAGNIFICATION, c.STAIN, c.SOURCE))
 PATCH_BAGS = Table(
     "patch_bags",
     "slide and encoder: where the patch embeddings lie",
@@ -117,9 +109,7 @@ PATCH_BAGS = Table(
         c.SOURCE,
     ),
 )
-MODALITY_MATRIX = Table(
-    "modality_matrix", "case and modality", ("case_id", "modality"), (*_ID, c.MODALITY, c.STATE, c.REASON)
-)
+MODALITY_MATRIX = Table("modality_matrix", "case and modality", ("case_id", "modality"), (*_ID, c.MODALITY, c.STATE, c.REASON))
 FOLDS = Table("folds", "case and split", ("case_id", "split"), (*_ID, c.SPLIT, c.FOLD))
 QUARANTINE = Table(
     "quarantine",
@@ -128,7 +118,10 @@ QUARANTINE = Table(
     (c.COHORT, c.TABLE_NAME, c.PATH, c.FOUND_ID, c.FOUND, c.REASON),
 )
 SOURCES = Table(
-    "sources", "source file a cohort was read from", ("cohort", "path"), (c.COHORT, c.CONTRACT, c.PATH, c.SOURCE, c.NUM_BYTES)
+    "sources",
+    "source file a cohort was read from",
+    ("cohort", "path"),
+    (c.COHORT, c.CONTRACT, c.PATH, c.SOURCE, c.NUM_BYTES),
 )
 PUBLICATIONS = Table(
     "publications",

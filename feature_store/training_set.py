@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import sparse
 
-from feature_store.bag_file import BagRecord
+from feature_store.bag_record import BagRecord
 from feature_store.errors import LeakageError, SnapshotMissingError, StudyError
 from feature_store.lake import Lake
 from feature_store.publish import COHORT_MESSAGE
@@ -86,8 +86,8 @@ def training_set_id(lake: Lake, snapshot_id: int, cohorts: Sequence[str], endpoi
     """Return the content hash of the rows, endpoint and split: equal ids mean equal training sets."""
     with lake.reader(snapshot_id) as connection:
         rows = connection.execute(
-            "SELECT scope, table_name, content_sha256 FROM publications WHERE list_contains(?, scope) AND list_contains(?, table_name) "
-            "ORDER BY ALL",
+            "SELECT scope, table_name, content_sha256 FROM publications "
+            "WHERE list_contains(?, scope) AND list_contains(?, table_name) ORDER BY ALL",
             [list(cohorts), list(_FEATURE_TABLES)],
         ).fetchall()
     return hashlib.sha256(repr((rows, endpoint, split)).encode()).hexdigest()[:32]
@@ -104,16 +104,16 @@ def read_training_set(
 ) -> TrainingSet:
     """Read a training set from one snapshot.
 
-    Raises LeakageError for a clinical feature that is not a baseline column, SnapshotMissingError if no case has the endpoint,
-    StudyError if several encoders made the bags and `slide_encoder` names none.
+    Raises LeakageError for a clinical feature that is not a baseline column and for a case in two of the cohorts,
+    SnapshotMissingError if no case has the endpoint, StudyError if several encoders made the bags and `slide_encoder` names none.
     """
     _refuse_leakage(clinical_features)
     with lake.reader(snapshot_id) as connection:
         cases = _frame(
             connection,
             "SELECT c.case_id, c.cohort, c.cancer_type, c.site, e.duration_days, e.event_observed, f.fold "
-            "FROM cases c JOIN endpoints e ON e.case_id = c.case_id AND e.endpoint = $endpoint "
-            "LEFT JOIN folds f ON f.case_id = c.case_id AND f.split = $split "
+            "FROM cases c JOIN endpoints e ON e.case_id = c.case_id AND e.cohort = c.cohort AND e.endpoint = $endpoint "
+            "LEFT JOIN folds f ON f.case_id = c.case_id AND f.cohort = c.cohort AND f.split = $split "
             "WHERE list_contains($cohorts, c.cohort) ORDER BY c.case_id",
             {"endpoint": endpoint, "split": split, "cohorts": list(cohorts)},
         )
@@ -122,10 +122,11 @@ def read_training_set(
                 f"snapshot {snapshot_id}: no case of {list(cohorts)[:5]} has endpoint {endpoint}, expected some. "
                 "Materialize the cohorts, or choose another endpoint."
             )
-        ids = cases.select("case_id").with_row_index("row")
-        present = _frame(connection, "SELECT case_id, modality FROM modality_matrix WHERE state = 'present'", {})
-        columns = ", ".join(f'"{name}"' for name in clinical_features)
-        clinical = _frame(connection, f"SELECT case_id, {columns} FROM clinical", {})
+        _refuse_repeated(cases)
+        # what the other queries join, so that a case of the same id in a cohort not asked for stays out
+        connection.register("chosen", cases.select("cohort", "case_id").with_row_index("row").to_arrow())
+        columns = ", ".join(["row", *(f'"{name}"' for name in clinical_features)])
+        clinical = _frame(connection, f"SELECT {columns} FROM chosen LEFT JOIN clinical USING (cohort, case_id) ORDER BY row")
         return TrainingSet(
             training_set_id=training_set_id(lake, snapshot_id, cohorts, endpoint, split),
             snapshot_id=snapshot_id,
@@ -134,12 +135,12 @@ def read_training_set(
             cases=cases.drop("duration_days", "event_observed"),
             duration_days=cases["duration_days"].to_numpy(),
             event_observed=cases["event_observed"].to_numpy(),
-            clinical=ids.join(clinical, on="case_id", how="left", maintain_order="left").drop("row", "case_id"),
-            rna=_vectors(connection, "rna", ids),
-            copy_number=_vectors(connection, "copy_number", ids),
-            mutations=_mutations(connection, ids, present),
-            reports=_reports(connection, ids),
-            bags=_bags(connection, ids, slide_encoder),
+            clinical=clinical.drop("row"),
+            rna=_vectors(connection, "rna", cases.height),
+            copy_number=_vectors(connection, "copy_number", cases.height),
+            mutations=_mutations(connection, cases.height),
+            reports=_reports(connection),
+            bags=_bags(connection, cases.height, slide_encoder),
         )
 
 
@@ -151,62 +152,84 @@ def _refuse_leakage(names: Sequence[str]) -> None:
             raise LeakageError(f"clinical feature {name}: role {role}, expected baseline. Take it out of the study.")
 
 
-def _frame(connection: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, object]) -> pl.DataFrame:
-    return pl.DataFrame(connection.execute(query, parameters).to_arrow_table())
+def _refuse_repeated(cases: pl.DataFrame) -> None:
+    repeated = cases.filter(pl.col("case_id").is_duplicated())
+    if len(repeated):
+        ids, cohorts = (repeated[name].unique().sort().to_list() for name in ("case_id", "cohort"))
+        raise LeakageError(
+            f"training set: {len(ids)} cases in several of the cohorts {cohorts}, expected one each; first {ids[:3]}. "
+            "A case could be trained on in one and held out in another: leave a cohort out."
+        )
 
 
-def _vectors(connection: duckdb.DuckDBPyConnection, table: str, ids: pl.DataFrame) -> Vectors:
-    """Place each panel's rows into the union of all panels' features (sorted by name)."""
+def _frame(connection: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, object] | None = None) -> pl.DataFrame:
+    return pl.DataFrame(connection.execute(query, parameters or {}).to_arrow_table())
+
+
+def _vectors(connection: duckdb.DuckDBPyConnection, table: str, num_cases: int) -> Vectors:
+    """Place each panel's rows into the union of the chosen cohorts' panels (features sorted by name)."""
     panels = _frame(
         connection,
-        "SELECT DISTINCT panel_id, position, feature FROM gene_panels WHERE modality = $m ORDER BY panel_id, position",
+        "SELECT DISTINCT panel_id, position, feature FROM gene_panels "
+        "WHERE modality = $m AND cohort IN (SELECT cohort FROM chosen) ORDER BY panel_id, position",
         {"m": table},
     )
     features = panels["feature"].unique().sort().to_list()
     column_of = {name: index for index, name in enumerate(features)}
-    values = np.full((ids.height, len(features)), np.nan, np.float32)
-    is_present = np.zeros(ids.height, bool)
+    values = np.full((num_cases, len(features)), np.nan, np.float32)
+    is_present = np.zeros(num_cases, bool)
     for (panel_id,), panel in panels.group_by("panel_id", maintain_order=True):
-        rows = _frame(connection, f'SELECT case_id, "values" FROM {BY_NAME[table].name} WHERE panel_id = $p', {"p": panel_id})
-        rows = rows.join(ids, on="case_id").sort("row")
+        rows = _frame(
+            connection,
+            f'SELECT row, "values" FROM chosen JOIN {BY_NAME[table].name} USING (cohort, case_id) WHERE panel_id = $p ORDER BY row',
+            {"p": panel_id},
+        )
         if rows.is_empty():
             continue
         columns = [column_of[name] for name in panel["feature"]]
         matrix = rows["values"].list.to_array(len(columns)).to_numpy()
-        values[np.ix_(rows["row"].to_numpy(), columns)] = matrix
+        values[np.ix_(rows["row"].to_numpy(), np.array(columns))] = matrix
         is_present[rows["row"].to_numpy()] = True
     return Vectors(tuple(features), values, is_present)
 
 
-def _mutations(connection: duckdb.DuckDBPyConnection, ids: pl.DataFrame, present: pl.DataFrame) -> Mutations:
-    found = _frame(connection, "SELECT case_id, gene_symbol, count(*)::INTEGER AS n FROM mutations GROUP BY ALL", {})
-    found = found.join(ids, on="case_id")
+def _mutations(connection: duckdb.DuckDBPyConnection, num_cases: int) -> Mutations:
+    found = _frame(
+        connection,
+        "SELECT row, gene_symbol, count(*)::INTEGER AS n FROM chosen JOIN mutations USING (cohort, case_id) "
+        "GROUP BY ALL ORDER BY ALL",
+    )
     genes = found["gene_symbol"].unique().sort().to_list()
     column = found["gene_symbol"].replace_strict({g: i for i, g in enumerate(genes)}, return_dtype=pl.Int32)
-    shape = (ids.height, len(genes))
-    counts = sparse.csr_matrix((found["n"].to_numpy(), (found["row"].to_numpy(), column.to_numpy())), shape=shape, dtype=np.float32)
-    sequenced = present.filter(pl.col("modality") == "mutations").join(ids, on="case_id")["row"].to_numpy()
-    is_present = np.zeros(ids.height, bool)
-    is_present[sequenced] = True
+    counts = sparse.csr_matrix(
+        (found["n"].to_numpy(), (found["row"].to_numpy(), column.to_numpy())), shape=(num_cases, len(genes)), dtype=np.float32
+    )
+    sequenced = _frame(
+        connection,
+        "SELECT row FROM chosen JOIN modality_matrix USING (cohort, case_id) WHERE modality = 'mutations' AND state = 'present'",
+    )
+    is_present = np.zeros(num_cases, bool)
+    is_present[sequenced["row"].to_numpy()] = True
     return Mutations(tuple(genes), counts, is_present)
 
 
-def _reports(connection: duckdb.DuckDBPyConnection, ids: pl.DataFrame) -> tuple[str | None, ...]:
+def _reports(connection: duckdb.DuckDBPyConnection) -> tuple[str | None, ...]:
     texts = _frame(
-        connection, "SELECT case_id, string_agg(text, '\n' ORDER BY report_id) AS text FROM reports GROUP BY case_id", {}
+        connection,
+        "SELECT row, string_agg(text, '\n' ORDER BY report_id) AS text FROM chosen LEFT JOIN reports USING (cohort, case_id) "
+        "GROUP BY row ORDER BY row",
     )
-    return tuple(ids.join(texts, on="case_id", how="left", maintain_order="left")["text"])
+    return tuple(texts["text"])
 
 
-def _bags(connection: duckdb.DuckDBPyConnection, ids: pl.DataFrame, encoder: str | None) -> tuple[tuple[BagRecord, ...], ...]:
-    bags: list[list[BagRecord]] = [[] for _ in range(ids.height)]
-    rows = _frame(connection, "SELECT * FROM patch_bags ORDER BY case_id, slide_id, encoder", {}).join(ids, on="case_id")
+def _bags(connection: duckdb.DuckDBPyConnection, num_cases: int, encoder: str | None) -> tuple[tuple[BagRecord, ...], ...]:
+    bags: list[list[BagRecord]] = [[] for _ in range(num_cases)]
+    rows = _frame(connection, "SELECT * FROM chosen JOIN patch_bags USING (cohort, case_id) ORDER BY row, slide_id, encoder")
+    found = rows["encoder"].unique().sort().to_list()
+    if (encoder is None and len(found) > 1) or (encoder is not None and found and encoder not in found):
+        raise StudyError(f"slides: encoders {found}, expected one. Name it in the study: features.slide_encoder.")
     rows = rows if encoder is None else rows.filter(pl.col("encoder") == encoder)
-    if rows["encoder"].n_unique() > 1:
-        raise StudyError(
-            f"slides: encoders {sorted(rows['encoder'].unique())}, expected one. Name it under features.slide_encoder of the study."
-        )
     fields = BagRecord.__dataclass_fields__
-    for row in rows.sort("row", "slide_id").iter_rows(named=True):
+    for row in rows.iter_rows(named=True):
         bags[row["row"]].append(BagRecord(**{name: row[name] for name in fields}))
-    return tuple(tuple(found) for found in bags)
+    return tuple(tuple(of_case) for of_case in bags)

@@ -72,9 +72,7 @@ def causal_conv1d_reference(
 def check_cu_seqlens(cu_seqlens: Tensor, num_tokens: int) -> list[int]:
     """Return the boundaries; ValueError unless they are (S + 1,) integers from 0 to `num_tokens`, never decreasing."""
     if cu_seqlens.dim() != 1 or cu_seqlens.numel() == 0 or cu_seqlens.dtype not in {torch.int32, torch.int64}:
-        raise ValueError(
-            f"cu_seqlens: {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}, expected int32 or int64 of shape (S + 1,)"
-        )
+        raise ValueError(f"cu_seqlens: {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}, expected int32 or int64 of shape (S + 1,)")
     bounds: list[int] = cu_seqlens.tolist()
     if bounds[0] != 0:
         raise ValueError(f"cu_seqlens: starts at {bounds[0]}, expected 0")
@@ -86,9 +84,7 @@ def check_cu_seqlens(cu_seqlens: Tensor, num_tokens: int) -> list[int]:
     return bounds
 
 
-def _check(
-    x: Tensor, weight: Tensor, bias: Tensor | None, cu_seqlens: Tensor | None, activation: str | None
-) -> list[int]:
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, cu_seqlens: Tensor | None, activation: str | None) -> list[int]:
     """Return the boundaries of the sequences; ValueError on the first argument that does not fit."""
     if x.dim() != 2 or not x.is_floating_point():
         raise ValueError(f"x_PD: {x.dtype} {tuple(x.shape)}, expected a floating tensor of shape (P, D)")

@@ -129,9 +129,7 @@ def expert_dispatch_assigned(
     _check(tokens_BTD, params, num_heads)
     for name, tensor in {"expert_B": expert_B, "weight_B": weight_B}.items():
         if tensor.shape != tokens_BTD.shape[:1]:
-            raise ValueError(
-                f"{name}: shape {tuple(tensor.shape)}, expected {tuple(tokens_BTD.shape[:1])}, one per case"
-            )
+            raise ValueError(f"{name}: shape {tuple(tensor.shape)}, expected {tuple(tokens_BTD.shape[:1])}, one per case")
     expert_K, case_K = torch.sort(expert_B, stable=True)
     return _dispatch(tokens_BTD, params, num_heads, expert_K=expert_K, case_K=case_K, weight_K=weight_B[case_K])
 
@@ -148,9 +146,7 @@ def _dispatch(
     """Run every expert once on its share of the pairs, which are sorted by expert; add the weighted outputs by case."""
     counts = torch.bincount(expert_K, minlength=len(params)).tolist()
     if len(counts) > len(params):
-        raise ValueError(
-            f"expert_B: largest id is {len(counts) - 1}, expected below the number of experts, {len(params)}"
-        )
+        raise ValueError(f"expert_B: largest id is {len(counts) - 1}, expected below the number of experts, {len(params)}")
     shares = tokens_BTD.index_select(0, case_K).split(counts)
     outputs = [expert_forward(x, p, num_heads) for x, p in zip(shares, params, strict=True) if x.shape[0]]
     sum_BD = tokens_BTD.new_zeros(tokens_BTD.shape[0], tokens_BTD.shape[2])
@@ -159,9 +155,7 @@ def _dispatch(
     return sum_BD.index_add(0, case_K, (torch.cat(outputs) * weight_K[:, None]).to(sum_BD.dtype))
 
 
-def expert_dispatch_reference(
-    tokens_BTD: Tensor, params: Sequence[ExpertParams], weights_BE: Tensor, num_heads: int
-) -> Tensor:
+def expert_dispatch_reference(tokens_BTD: Tensor, params: Sequence[ExpertParams], weights_BE: Tensor, num_heads: int) -> Tensor:
     """Return what `expert_dispatch` returns, by a literal loop over cases and experts, every token of every layer."""
     rows = []
     for tokens_TD, weights_E in zip(tokens_BTD, weights_BE, strict=True):
@@ -203,6 +197,4 @@ def _check(tokens_BTD: Tensor, params: Sequence[ExpertParams], num_heads: int) -
         for layer in p.layers:
             rows = layer.qkv_weight.shape[0]
             if rows % (3 * num_heads):
-                raise ValueError(
-                    f"expert {e}: qkv weight has {rows} rows, expected a multiple of 3 * {num_heads} heads"
-                )
+                raise ValueError(f"expert {e}: qkv weight has {rows} rows, expected a multiple of 3 * {num_heads} heads")

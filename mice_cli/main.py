@@ -1,9 +1,7 @@
-"""The `mice` command's entry point: one function per subcommand. Heavy libraries are imported by the subcommand that needs them."""
+"""The `mice` command: one function per subcommand, which imports the heavy libraries it needs itself."""
 
 import json
-import logging
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -26,13 +24,13 @@ def run(
     ingest_only: Annotated[bool, typer.Option("--ingest-only", help="Stop after the cohorts are published.")] = False,
 ) -> None:
     """Materialize the whole graph for a study; the last line printed is one JSON object."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("dagster").setLevel(logging.ERROR)
-    if home is not None:
-        os.environ["MICE_HOME"] = str(home.resolve())
     from dagster_project.resources import Platform
     from feature_store.errors import MiceError
+    from mice_model.progress import log_to_stderr
 
+    log_to_stderr()
+    if home is not None:
+        os.environ["MICE_HOME"] = str(home.resolve())
     platform = Platform(home_folder=str(home or ""), data_folder=str(data or ""), study=study)
     try:
         _run_study(platform, ingest_only=ingest_only)

@@ -72,14 +72,26 @@ def save_network(path: Path, state: dict[str, Tensor], curve: TrainingCurve) -> 
     save_pair(path, {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}, asdict(curve))
 
 
+def load_curve(path: Path) -> TrainingCurve | None:
+    """Return the curve of the fit saved at `path`, or None if there is no complete pair."""
+    about = path.with_name(path.name + ".json")
+    if not about.is_file():
+        return None
+    plain = json.loads(about.read_text(encoding="utf-8"))
+    return TrainingCurve(**{**plain, "train_loss": tuple(plain["train_loss"]), "inner_c_index": tuple(plain["inner_c_index"])})
+
+
+def network_path(folder: Path, fold: int, cancer_type: str, seed: int) -> Path:
+    """Return where a network lies; no cancer type names the pre-trained one."""
+    return folder / f"fold-{fold}" / f"{cancer_type or 'pretrained'}-seed{seed}"
+
+
 def load_network(path: Path) -> tuple[dict[str, Tensor], TrainingCurve] | None:
     """Return the weights and curve saved at `path`, or None if there is no complete pair."""
-    found = load_pair(path)
-    if found is None:
+    found, curve = load_pair(path), load_curve(path)
+    if found is None or curve is None:
         return None
-    arrays, about = found
-    about = {**about, "train_loss": tuple(about["train_loss"]), "inner_c_index": tuple(about["inner_c_index"])}
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}, TrainingCurve(**about)
+    return {name: torch.from_numpy(array) for name, array in found[0].items()}, curve
 
 
 def save_pipeline(path: Path, pipeline: FeaturePipeline) -> None:
@@ -120,7 +132,7 @@ def load_pipeline(path: Path) -> FeaturePipeline | None:
     return FeaturePipeline(**parts)
 
 
-def _split(value: Any, name: str, arrays: dict[str, Any]) -> Any:  # noqa: ANN401 - any plain value
+def _split(value: Any, name: str, arrays: dict[str, Any]) -> Any:
     """Move the arrays in a tree of dataclasses to `arrays`, by dotted name; return the rest as JSON types."""
     if isinstance(value, np.ndarray):
         arrays[name] = value

@@ -6,13 +6,14 @@ Shape legend: n cases of the training set, B cases of a batch, d patch embedding
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from feature_store.bag_file import BagRecord
 from feature_store.bag_reader import BagReader
+from feature_store.bag_record import BagRecord
 from feature_store.home import Home
 from feature_store.lake import Lake
 from feature_store.training_set import TrainingSet, read_training_set
@@ -95,9 +96,10 @@ def open_study(study: Study, home: Home, snapshot_id: int, cohorts: Sequence[str
 
 @dataclass(frozen=True)
 class FoldData:
-    """A study's data as one fitted pipeline encodes it, ready to be cut into batches; `time_bin` (n,)."""
+    """A study's data as the pipeline fitted without `fold` encodes it, ready to be cut into batches; `time_bin` (n,)."""
 
     data: StudyData
+    fold: int
     pipeline: FeaturePipeline
     encoded: Encoded
     time_bin: IntArray
@@ -127,9 +129,7 @@ class FoldData:
             time_bin_B=torch.from_numpy(self.time_bin[rows]),
         )
 
-    def _bags(
-        self, rows: IntArray, rng: np.random.Generator | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int32], IntArray]:
+    def _bags(self, rows: IntArray, rng: np.random.Generator | None) -> tuple[NDArray[np.float32], NDArray[np.int32], IntArray]:
         """Pack the bags of `rows`: all slides of a case one after the other, scaled."""
         scaler = self.pipeline.patches
         if scaler is None:
@@ -146,6 +146,6 @@ class FoldData:
         if not records:
             return np.empty((0, len(scaler.mean)), np.float32), np.zeros(1, np.int32), np.empty(0, np.int64)
         # the limit is a case's: a case of several slides shares it between them
-        widest = max(b - a for a, b in zip(ends, ends[1:], strict=False))
+        widest = max(b - a for a, b in pairwise(ends))
         patches, offsets = self.data.reader.pack(records, max(limit // widest, 1), rng)
         return scaler.apply(patches), offsets[ends].astype(np.int32), np.array(bag_case, dtype=np.int64)

@@ -102,9 +102,7 @@ class ClinicalDesign:
 
 def _require(table: pl.DataFrame, name: str) -> None:
     if name not in table.columns:
-        raise ColumnMissingError(
-            f"clinical table: no column {name!r}, expected one of {table.columns}. Add it or name others."
-        )
+        raise ColumnMissingError(f"clinical table: no column {name!r}, expected one of {table.columns}. Add it or name others.")
 
 
 def _numbers(table: pl.DataFrame, name: str) -> FloatArray:

@@ -22,9 +22,7 @@ class SlideEncoder(nn.Module):
     sum a_p m_p (`post_mamba`) or sum a_p f_p (`pre_mamba`, as the release pools).
     """
 
-    def __init__(
-        self, modality: ModalityConfig, width: int, scan: ScanConfig, block: BlockKind, dropout: float
-    ) -> None:
+    def __init__(self, modality: ModalityConfig, width: int, scan: ScanConfig, block: BlockKind, dropout: float) -> None:
         super().__init__()
         if scan.pool not in {"post_mamba", "pre_mamba"}:
             raise ValueError(f"scan.pool: {scan.pool!r}, expected 'post_mamba' or 'pre_mamba'")
@@ -32,9 +30,7 @@ class SlideEncoder(nn.Module):
         self.embed = FeedForwardBlock(block, modality.input_dim, width, dropout)
         self.norm = nn.LayerNorm(width)
         self.mamba = MambaBlock(width, scan)
-        self.attention = nn.Sequential(
-            nn.Linear(width, scan.attention_dim), nn.Tanh(), nn.Linear(scan.attention_dim, 1)
-        )
+        self.attention = nn.Sequential(nn.Linear(width, scan.attention_dim), nn.Tanh(), nn.Linear(scan.attention_dim, 1))
 
     def forward(self, patches_Pd: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (S, W) and attention weights (P,), which sum to one over every bag that has patches."""

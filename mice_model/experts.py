@@ -67,9 +67,7 @@ class Router(nn.Module):
         self.num_experts, self.top_k = len(experts.overlapping_ranks), experts.top_k
         if not 1 <= self.top_k <= self.num_experts:
             raise ValueError(f"experts.top_k: {self.top_k}, expected 1 to {self.num_experts}, the overlapping experts")
-        self.cancers = nn.ModuleList(
-            CancerRouter(config.width, num_tokens, experts, config.block) for _ in config.cancer_types
-        )
+        self.cancers = nn.ModuleList(CancerRouter(config.width, num_tokens, experts, config.block) for _ in config.cancer_types)
         self.activation = block_activation(config.block, config.dropout)
 
     def forward(self, cls_BW: Tensor, tokens_BTW: Tensor, cancer_type_B: Tensor) -> Routing:

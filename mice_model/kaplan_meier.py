@@ -65,9 +65,7 @@ def _year_ticks(last_year: float) -> NDArray[np.float64]:
     return np.arange(0, last_year + 1e-9, step)
 
 
-def _at_risk_table(
-    axes: Axes, years: NDArray[np.float64], is_high_risk: NDArray[np.bool_], ticks: NDArray[np.float64]
-) -> None:
+def _at_risk_table(axes: Axes, years: NDArray[np.float64], is_high_risk: NDArray[np.bool_], ticks: NDArray[np.float64]) -> None:
     axes.set(ylim=(-0.5, 1.5), yticks=[1, 0], yticklabels=["high", "low"], xticks=ticks, xlabel="years since time zero")
     axes.set_title("cases at risk", fontsize=8.5)
     axes.tick_params(axis="both", length=0)

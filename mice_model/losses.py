@@ -52,9 +52,7 @@ def _log(probability: Tensor) -> Tensor:
     return probability.clamp(min=_LEAST_PROBABILITY).log()
 
 
-def contrastive_loss(
-    features: Mapping[str, Tensor], present: Mapping[str, Tensor], temperature: float = TEMPERATURE
-) -> Tensor:
+def contrastive_loss(features: Mapping[str, Tensor], present: Mapping[str, Tensor], temperature: float = TEMPERATURE) -> Tensor:
     """Return the supervised contrastive loss over the real features of the batch, a scalar (eq. 1).
 
     An anchor is a real feature z_i (L2-normalised) whose case has at least one other; its term is the mean over those

@@ -30,9 +30,7 @@ class MambaBlock(nn.Module):
         self.dt_rank = math.ceil(width / 16)
         self.state_dim = state
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)
-        self.conv = nn.Conv1d(
-            inner, inner, config.conv_width, groups=inner
-        )  # holds weight and bias; the kernel computes
+        self.conv = nn.Conv1d(inner, inner, config.conv_width, groups=inner)  # holds weight and bias; the kernel computes
         self.x_proj = nn.Linear(inner, self.dt_rank + 2 * state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, inner)
         self.A_log = nn.Parameter(torch.arange(1, state + 1).float().log().repeat(inner, 1))
@@ -47,9 +45,7 @@ class MambaBlock(nn.Module):
         """Return (P, D); sequences cu_seqlens[s]:cu_seqlens[s + 1] never see one another."""
         u_PI, z_PI = self.in_proj(x_PD).chunk(2, dim=-1)
         weight_IK, bias_I = self.conv.weight.squeeze(1), self.conv.bias
-        u_PI = causal_conv1d(
-            u_PI, _like(weight_IK, u_PI), _like(bias_I, u_PI), cu_seqlens=cu_seqlens, activation="silu"
-        )
+        u_PI = causal_conv1d(u_PI, _like(weight_IK, u_PI), _like(bias_I, u_PI), cu_seqlens=cu_seqlens, activation="silu")
         dt_PR, B_PN, C_PN = self.x_proj(u_PI).split((self.dt_rank, self.state_dim, self.state_dim), dim=-1)
         y_PI = selective_scan(
             u_PI,

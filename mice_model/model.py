@@ -45,9 +45,7 @@ class MICE(nn.Module):
         names = [m.name for m in config.modalities]
         num_bags = sum(m.kind == "bag" for m in config.modalities)
         if not names or len(set(names)) < len(names) or num_bags > 1:
-            raise ValueError(
-                f"modalities: {names}, expected at least one, distinct names and at most one of kind 'bag'"
-            )
+            raise ValueError(f"modalities: {names}, expected at least one, distinct names and at most one of kind 'bag'")
         if not config.cancer_types:
             raise ValueError("cancer_types: none, expected at least one")
         self.config = config
@@ -62,9 +60,7 @@ class MICE(nn.Module):
         )
         self.router = Router(config)
         self.experts = ExpertGroups(width, num_cancers, experts)
-        self.fusion = ClsTransformer(
-            width, experts.depth, experts.num_heads, experts.fusion_dim_head, experts.fusion_mlp_dim
-        )
+        self.fusion = ClsTransformer(width, experts.depth, experts.num_heads, experts.fusion_dim_head, experts.fusion_mlp_dim)
         self.head = nn.Linear(width, config.num_time_bins)
 
     def forward(self, batch: Batch) -> MiceOutput:

@@ -68,9 +68,7 @@ def _coverage_figure(coverage: Sequence[Coverage]) -> Figure:
         for row, count, share in zip(rows, counts, shares, strict=True):
             on_bar = share > 55
             position, colour = (share - 4, "white") if on_bar else (share + 4, INK)
-            axes.text(
-                position, row, str(count), ha="right" if on_bar else "left", va="center", color=colour, fontsize=7.5
-            )
+            axes.text(position, row, str(count), ha="right" if on_bar else "left", va="center", color=colour, fontsize=7.5)
         axes.set_title(name.replace("_", "\n"), fontsize=9)
         axes.set(xlim=(0, 100), xticks=[0, 50, 100])
     panels[0].set_yticks(rows, [f"{cohort.cohort} ({cohort.num_cases})" for cohort in coverage])
@@ -92,9 +90,7 @@ def coverage_png(coverage: Sequence[Coverage]) -> bytes:
         images = (to_png(figure, dots_per_inch) for dots_per_inch in (110, 80, 60, 45, 30))
         fitting = next((image for image in images if len(image) <= MAX_PNG_BYTES), None)
     if fitting is None:
-        raise ValueError(
-            f"coverage figure: over {MAX_PNG_BYTES} bytes with {len(coverage)} cohorts. Show fewer of them."
-        )
+        raise ValueError(f"coverage figure: over {MAX_PNG_BYTES} bytes with {len(coverage)} cohorts. Show fewer of them.")
     return fitting
 
 
@@ -136,9 +132,7 @@ def routing_svg(cancer_types: Sequence[str], weight_CE: NDArray[np.float64]) -> 
         image = axes.pcolormesh(weight_CE, cmap="cividis", vmin=0, edgecolors="white", linewidth=0.5)
         axes.invert_yaxis()
         axes.set_yticks(np.arange(len(cancer_types)) + 0.5, list(cancer_types))
-        axes.set_xticks(
-            np.arange(weight_CE.shape[1]) + 0.5, [str(e + 1) for e in range(weight_CE.shape[1])], fontsize=8
-        )
+        axes.set_xticks(np.arange(weight_CE.shape[1]) + 0.5, [str(e + 1) for e in range(weight_CE.shape[1])], fontsize=8)
         axes.tick_params(length=0)
         axes.set(xlabel="overlapping expert")
         axes.spines[:].set_visible(False)

@@ -1,4 +1,4 @@
-"""The fitted feature pipeline: from a training set's raw features to the network's inputs. Fitted on training rows, saved with the model.
+"""The fitted feature pipeline, from raw features to the network's inputs: fitted on training rows, saved with the model.
 
 Shape legend: n cases, g genes, d_m width of modality m.
 """
@@ -28,7 +28,7 @@ class Scaler:
 
     @classmethod
     def fit(cls, values: FloatArray, clip: float) -> "Scaler":
-        """Learn from training rows (n, g), nan left out, after cutting raw values beyond ±clip·median spread is not needed."""
+        """Learn from training rows (n, g), nan left out."""
         known = np.isfinite(values)
         count = np.maximum(known.sum(axis=0), 1)
         mean = np.where(known, values, 0).sum(axis=0) / count
@@ -117,7 +117,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class FeaturePipeline:
-    """Everything learned from training cases before the network sees a number. A part is None where training had no data for it."""
+    """All that is learned from training cases before the network sees a number; None where training had no data for a part."""
 
     rna: VectorPart | None
     copy_number: VectorPart | None
@@ -138,9 +138,7 @@ class FeaturePipeline:
         seed: int,
     ) -> "FeaturePipeline":
         """Fit on `rows` (training cases); `patches` (m, d) is a sample of patches of training cases, empty if there are none."""
-        text = TextEncoder.fit(
-            counted, rows, config.report_terms, config.report_min_documents, config.report_components, seed
-        )
+        text = TextEncoder.fit(counted, rows, config.report_terms, config.report_min_documents, config.report_components, seed)
         with_report = rows[counted.is_present[rows]]
         return cls(
             rna=VectorPart.fit(data.rna, rows, config),

@@ -14,6 +14,13 @@ logger = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 15.0
 
 
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Send the platform's own log lines to standard error; libraries say only what is wrong."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    for name in ("feature_store", "mice_model", "dagster_project"):
+        logging.getLogger(name).setLevel(level)
+
+
 def tracked(items: Iterable[Item], description: str, total: int) -> Iterator[Item]:
     """Yield `items`, showing how many of `total` are done and how long the rest may take."""
     if sys.stderr.isatty():

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from feature_store.errors import StudyError
-from mice_model.artifacts import load_network, load_pipeline, save_network, save_pipeline
+from mice_model.artifacts import load_curve, load_network, load_pipeline, network_path, save_network, save_pipeline
 from mice_model.baselines import BaselineRun, FoldInputs, run_fold_baselines
 from mice_model.data import FoldData, StudyData
 from mice_model.evaluation import HeldOut, TrainingCurve
@@ -43,7 +43,7 @@ class Run:
         return self.folder / f"fold-{fold}"
 
     def prepare(self, fold: int) -> FoldData:
-        """Return (and remember, for the newest fold) the data as a pipeline fitted without `fold` encodes it; time bins are fitted on the same training rows."""
+        """Return the data as a pipeline fitted without `fold` encodes it, time bins too; the newest fold is remembered."""
         if fold in self.prepared:
             return self.prepared[fold]
         path, data = self.fold_folder(fold) / "pipeline", self.data
@@ -56,7 +56,7 @@ class Run:
         bins, _ = self.time_bins(fold)
         encoded = pipeline.encode(data.training_set, data.counted)
         self.prepared.clear()
-        self.prepared[fold] = FoldData(data, pipeline, encoded, bins)
+        self.prepared[fold] = FoldData(data, fold, pipeline, encoded, bins)
         return self.prepared[fold]
 
     def time_bins(self, fold: int) -> tuple[IntArray, dict[str, NDArray[np.float64]]]:
@@ -85,8 +85,7 @@ def pretrain(run: Run, fold: int) -> list[TrainingCurve]:
     study = run.data.study
     check_study(run.data)
     return [
-        _fitted(run, fold, seed, Fit("pretrain", "", study.pretrain, run.data.training_rows(fold), None))
-        for seed in study.seeds
+        _fitted(run, fold, seed, Fit("pretrain", "", study.pretrain, run.data.training_rows(fold), None)) for seed in study.seeds
     ]
 
 
@@ -98,7 +97,7 @@ def finetune(run: Run, fold: int) -> list[TrainingCurve]:
             run,
             fold,
             seed,
-            Fit("finetune", name, study.finetune, run.data.cohort_rows(name, fold)[0], f"pretrained-seed{seed}"),
+            Fit("finetune", name, study.finetune, run.data.cohort_rows(name, fold)[0], start_from=""),
         )
         for seed in study.seeds
         for name in study.evaluate
@@ -107,7 +106,10 @@ def finetune(run: Run, fold: int) -> list[TrainingCurve]:
 
 @dataclass(frozen=True)
 class Fit:
-    """One network to fit: on which rows, how, and from which weights of the same fold (None: from random ones)."""
+    """One network to fit: on which rows, how, and from which weights of the same fold and seed.
+
+    `start_from` names a cancer type, "" the pre-trained network, None random weights.
+    """
 
     stage: str
     cancer_type: str
@@ -118,16 +120,14 @@ class Fit:
 
 def _fitted(run: Run, fold: int, seed: int, what: Fit) -> TrainingCurve:
     """Fit and save one network, or return the curve of the one that is there."""
-    path = run.fold_folder(fold) / f"{what.cancer_type or 'pretrained'}-seed{seed}"
-    found = load_network(path)
-    if found is not None:
-        return found[1]
+    path = network_path(run.folder, fold, what.cancer_type, seed)
+    saved = load_curve(path)
+    if saved is not None:
+        return saved
     fold_data = run.prepare(fold)
     torch.manual_seed(seed)
-    model = run.network(fold_data) if what.start_from is None else _loaded(run, fold_data, what.start_from, fold)
-    curve = fit(
-        model, fold_data, what.rows, what.config, stage=what.stage, cancer_type=what.cancer_type, fold=fold, seed=seed
-    )
+    model = run.network(fold_data) if what.start_from is None else _loaded(run, fold_data, what.start_from, seed)
+    curve = fit(model, fold_data, what.rows, what.config, stage=what.stage, cancer_type=what.cancer_type, fold=fold, seed=seed)
     save_network(path, model.state_dict(), curve)
     return curve
 
@@ -158,7 +158,7 @@ def _score_fold(run: Run, fold: int) -> dict[str, _Scored]:
     study, fold_data, found = run.data.study, run.prepare(fold), {}
     for cancer_type in study.evaluate:
         _, rows = run.data.cohort_rows(cancer_type, fold)
-        of_seed = [predict(_loaded(run, fold_data, f"{cancer_type}-seed{s}", fold), fold_data, rows) for s in study.seeds]
+        of_seed = [predict(_loaded(run, fold_data, cancer_type, s), fold_data, rows) for s in study.seeds]
         found[cancer_type] = _Scored(
             np.mean([p.risk for p in of_seed], axis=0),
             np.mean([p.survival for p in of_seed], axis=0),
@@ -167,9 +167,7 @@ def _score_fold(run: Run, fold: int) -> dict[str, _Scored]:
     return found
 
 
-def _held_out(
-    run: Run, cancer_type: str, scored: dict[int, dict[str, _Scored]], baselines: list[BaselineRun]
-) -> HeldOut:
+def _held_out(run: Run, cancer_type: str, scored: dict[int, dict[str, _Scored]], baselines: list[BaselineRun]) -> HeldOut:
     data, folds = run.data.training_set, run.data.study.folds
     rows = [run.data.cohort_rows(cancer_type, fold)[1] for fold in folds]
     everyone = np.concatenate(rows)
@@ -202,17 +200,28 @@ def _inputs(run: Run, cancer_type: str, fold: int) -> FoldInputs:
     return FoldInputs(
         clinical_train=data.clinical[train],
         clinical_test=data.clinical[test],
-        omics_train={"rna": None if rna is None else rna[train], "copy_number": copies[train], "mutations": mutated[: len(train)]},
-        omics_test={"rna": None if rna is None else rna[test], "copy_number": copies[test], "mutations": mutated[len(train) :]},
+        omics_train={
+            "rna": None if rna is None else rna[train],
+            "copy_number": copies[train],
+            "mutations": mutated[: len(train)],
+        },
+        omics_test={
+            "rna": None if rna is None else rna[test],
+            "copy_number": copies[test],
+            "mutations": mutated[len(train) :],
+        },
         duration_train=data.duration_days[train],
         event_train=data.event_observed[train],
     )
 
 
-def _loaded(run: Run, fold_data: FoldData, name: str, fold: int) -> MICE:
-    found = load_network(run.fold_folder(fold) / name)
+def _loaded(run: Run, fold_data: FoldData, cancer_type: str, seed: int) -> MICE:
+    path = network_path(run.folder, fold_data.fold, cancer_type, seed)
+    found = load_network(path)
     if found is None:
-        raise StudyError(f"study {run.data.study.name}: no weights {name} for fold {fold}. Run the steps before this one first.")
+        raise StudyError(
+            f"study {run.data.study.name}: no weights {path.name} for fold {fold_data.fold}. Run the steps before this one."
+        )
     model = run.network(fold_data)
     model.load_state_dict(found[0])
     return model

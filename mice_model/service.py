@@ -9,7 +9,7 @@ import logging
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from feature_store.lake import Lake
 from feature_store.publish import Published, Write, publish
 from feature_store.tables import EVALUATIONS, PREDICTIONS
 from feature_store.training_set import latest_snapshot, training_set_id
-from mice_model.artifacts import code_hash, load_network, model_version, write_json
+from mice_model.artifacts import code_hash, model_version, write_json
 from mice_model.data import StudyData, open_study
 from mice_model.evaluation import Evaluation, HeldOut, TrainingCurve
 from mice_model.protocol import Run, check_study, score_held_out
@@ -32,7 +32,7 @@ from mice_model.report import write_report
 from mice_model.study import Study
 from mice_model.summary import summarise
 from mice_model.text import ENCODER_NAME
-from mice_model.workers import Task, run_stage
+from mice_model.workers import STAGES, Task, run_stage, saved_curves
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class Plan:
     cohorts: tuple[str, ...]
     training_set_id: str
     model_version: str
+    num_workers: int = 0
 
     @property
     def folder(self) -> Path:
@@ -61,10 +62,10 @@ class Plan:
     @property
     def task(self) -> Task:
         """Return what a worker process needs."""
-        return Task(self.study, self.home.root, self.snapshot_id, self.cohorts, self.folder)
+        return Task(self.study, self.home.root, self.snapshot_id, self.cohorts, self.folder, self.num_workers)
 
 
-def plan_training(study: Study, home: Home, contracts: Mapping[str, Contract]) -> Plan:
+def plan_training(study: Study, home: Home, contracts: Mapping[str, Contract], num_workers: int = 0) -> Plan:
     """Choose the newest snapshot of the study's cohorts; `contracts` maps cohort -> contract.
 
     Training that is done for an equal training set is found again by its content hash, whatever the snapshot's number.
@@ -75,11 +76,19 @@ def plan_training(study: Study, home: Home, contracts: Mapping[str, Contract]) -
     lake = Lake(home)
     snapshot = latest_snapshot(lake)
     set_id = training_set_id(lake, snapshot, cohorts, study.endpoint, study.split)
-    plan = Plan(study, home, snapshot, cohorts, set_id, model_version(study, set_id))
+    plan = Plan(study, home, snapshot, cohorts, set_id, model_version(study, set_id), num_workers)
     kept = plan.folder / "plan.json"
     if kept.is_file():  # the snapshot that this version was first planned on holds the same rows
-        return Plan(study, home, json.loads(kept.read_text())["snapshot_id"], cohorts, set_id, plan.model_version)
-    write_json(kept, {"snapshot_id": snapshot, "training_set_id": set_id, "study": study.model_dump(mode="json"), "code": code_hash()})
+        return replace(plan, snapshot_id=json.loads(kept.read_text(encoding="utf-8"))["snapshot_id"])
+    write_json(
+        kept,
+        {
+            "snapshot_id": snapshot,
+            "training_set_id": set_id,
+            "study": study.model_dump(mode="json"),
+            "code": code_hash(),
+        },
+    )
     return plan
 
 
@@ -158,13 +167,7 @@ def _evaluation(plan: Plan, data: StudyData, held_out: list[HeldOut], notes: tup
     study = plan.study
     seconds = json.loads((plan.folder / "seconds.json").read_text())
     on_gpu = torch.cuda.is_available()
-    curves = [
-        found[1]
-        for fold in study.folds
-        for seed in study.seeds
-        for name in ("pretrained", *study.evaluate)
-        if (found := load_network(plan.folder / f"fold-{fold}" / f"{name}-seed{seed}")) is not None
-    ]
+    curves = [curve for stage in STAGES for fold in study.folds for curve in saved_curves(stage, plan.task, fold) or []]
     settings = {
         "width": str(study.network.width),
         "modalities": ", ".join(study.features.modalities),

@@ -1,4 +1,4 @@
-"""A study (`studies/<name>.yaml`): which data, which network, which training, which protocol. Typed, frozen, hashed; no behaviour.
+"""A study (`studies/<name>.yaml`): which data, which network, which training, which protocol. Typed, frozen, hashed.
 
 Everything that changes a result is in here, so the hash of a study, a training set and the code names a model version.
 """
@@ -51,7 +51,7 @@ class NetworkConfig(_Strict):
 
 
 class TrainConfig(_Strict):
-    """One fit. `epoch_selection`: the best epoch on an inner part of the training cases, or the last of a number fixed in advance."""
+    """One fit. `epoch_selection`: the best epoch on an inner part of the training cases, or a number fixed in advance."""
 
     epochs: int = 20
     batch_size: int = 128

@@ -51,9 +51,7 @@ def summarise(evaluation: Evaluation, num_bootstrap: int = 1000, seed: int = 0) 
     points, samples = {}, {}
     for held_out in evaluation.held_out:
         if MICE not in held_out.risk_score:
-            raise ValueError(
-                f"{held_out.cancer_type}: scored {sorted(held_out.risk_score)}, expected {MICE!r} among them"
-            )
+            raise ValueError(f"{held_out.cancer_type}: scored {sorted(held_out.risk_score)}, expected {MICE!r} among them")
         points[held_out.cancer_type] = _points(held_out)
         samples[held_out.cancer_type] = resampled_concordance(
             held_out.duration_days,
@@ -75,9 +73,7 @@ def summarise(evaluation: Evaluation, num_bootstrap: int = 1000, seed: int = 0) 
     defined = {name: [c for c, row in points.items() if name in row and not math.isnan(row[name])] for name in models}
     c_index[MEAN] = {name: _mean_with_interval(defined[name], name, points, samples) for name in models}
     paired[MEAN] = {
-        name: _paired([c for c in defined[name] if c in defined[MICE]], name, points, samples)
-        for name in models
-        if name != MICE
+        name: _paired([c for c in defined[name] if c in defined[MICE]], name, points, samples) for name in models if name != MICE
     }
     plain: dict[str, Any] = _plain(
         {
@@ -135,9 +131,7 @@ def _mean_with_interval(
     return {**_with_interval(point, mean_samples), "num_cancer_types": len(cancer_types)}
 
 
-def _paired(
-    cancer_types: list[str], name: str, points: Mapping[str, Any], samples: Mapping[str, Any]
-) -> dict[str, Any]:
+def _paired(cancer_types: list[str], name: str, points: Mapping[str, Any], samples: Mapping[str, Any]) -> dict[str, Any]:
     """Return MICE minus `name`, averaged over cancer types."""
     if not cancer_types:
         return {"difference": math.nan, "low": math.nan, "high": math.nan, "p_value": math.nan, "num_cancer_types": 0}

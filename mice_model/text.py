@@ -19,9 +19,7 @@ _TOKEN = r"(?u)\b[a-z][a-z]+\b"  # noqa: S105 - a pattern of words, not a secret
 
 
 def _counter(vocabulary: Sequence[str] | None = None) -> CountVectorizer:
-    return CountVectorizer(
-        lowercase=True, ngram_range=(1, 2), token_pattern=_TOKEN, vocabulary=vocabulary, dtype=np.float32
-    )
+    return CountVectorizer(lowercase=True, ngram_range=(1, 2), token_pattern=_TOKEN, vocabulary=vocabulary, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,13 @@ class TextEncoder:
 
     @classmethod
     def fit(
-        cls, counted: TermCounts, rows: NDArray[np.int64], max_terms: int, min_documents: int, num_components: int, seed: int
+        cls,
+        counted: TermCounts,
+        rows: NDArray[np.int64],
+        max_terms: int,
+        min_documents: int,
+        num_components: int,
+        seed: int,
     ) -> "TextEncoder | None":
         """Fit on the reports of `rows` (training cases); None if they hold too few terms to fit anything."""
         train = counted.counts[rows[counted.is_present[rows]]]
@@ -73,10 +77,10 @@ class TextEncoder:
         """Return (n, k): the projection of every report; zero where there is none."""
         position = {term: index for index, term in enumerate(counted.terms.tolist())}
         known = [(j, position[term]) for j, term in enumerate(self.terms) if term in position]
-        ours, theirs = (np.array(side, dtype=np.int64) for side in zip(*known, strict=True)) if known else (np.array([], int),) * 2
-        placed = sparse.csr_matrix(
-            (np.ones(len(ours), np.float32), (theirs, ours)), shape=(len(counted.terms), len(self.terms))
+        ours, theirs = (
+            (np.array(side, dtype=np.int64) for side in zip(*known, strict=True)) if known else (np.array([], int),) * 2
         )
+        placed = sparse.csr_matrix((np.ones(len(ours), np.float32), (theirs, ours)), shape=(len(counted.terms), len(self.terms)))
         return np.asarray(_weighted(counted.counts @ placed, self.idf) @ self.components, dtype=np.float32)
 
 

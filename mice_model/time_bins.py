@@ -16,9 +16,7 @@ def fit_time_bins(duration_days: ArrayLike, event_observed: ArrayLike, num_bins:
     """
     duration, event = np.asarray(duration_days, dtype=np.float64), np.asarray(event_observed, dtype=np.bool_)
     if duration.ndim != 1 or duration.shape != event.shape:
-        raise ValueError(
-            f"duration_days and event_observed: shapes {duration.shape} and {event.shape}, expected one (n,)"
-        )
+        raise ValueError(f"duration_days and event_observed: shapes {duration.shape} and {event.shape}, expected one (n,)")
     if num_bins < 1:
         raise ValueError(f"num_bins: {num_bins}, expected at least 1")
     _refuse_non_finite(duration)

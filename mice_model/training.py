@@ -69,9 +69,7 @@ def fit(
     train, inner = (rows, rows[:0])
     if config.epoch_selection == "inner_validation":
         train, inner = inner_split(fold_data, rows, config.inner_fraction, rng)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     num_batches = math.ceil(len(train) / config.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, config.learning_rate, total_steps=config.epochs * num_batches + 1, pct_start=0.1
@@ -84,7 +82,9 @@ def fit(
             batch = fold_data.batch(chunk, rng).to(device)
             loss = total_loss(model(batch), batch, config.alpha).total
             if not torch.isfinite(loss):
-                raise TrainingError(f"{stage}, epoch {epoch}: loss is {loss.item()}, expected a number; cases {batch.case_ids[:8]}.")
+                raise TrainingError(
+                    f"{stage}, epoch {epoch}: loss is {loss.item()}, expected a number; cases {batch.case_ids[:8]}."
+                )
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_norm)
@@ -115,9 +115,7 @@ def predict(model: MICE, fold_data: FoldData, rows: IntArray, batch_size: int = 
     return Predicted(np.concatenate(risk), np.concatenate(survival), np.concatenate(routing))
 
 
-def inner_split(
-    fold_data: FoldData, rows: IntArray, fraction: float, rng: np.random.Generator
-) -> tuple[IntArray, IntArray]:
+def inner_split(fold_data: FoldData, rows: IntArray, fraction: float, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
     """Split training rows into (train, inner), stratified by cancer type and event."""
     strata = fold_data.data.cancer_index[rows] * 2 + fold_data.data.training_set.event_observed[rows]
     shuffled = rng.permutation(len(rows))

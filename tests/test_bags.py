@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from feature_store.bag_file import BagRecord, EncoderInfo, SlideBag, read_shard_index, write_shards
+from feature_store.bag_file import read_shard_index, write_shards
 from feature_store.bag_page import map_shard, read_footer, walk_embedding_page
 from feature_store.bag_reader import BagReader
+from feature_store.bag_record import BagRecord, EncoderInfo, SlideBag
 from feature_store.errors import BagChecksumError, BagFileError, BagInputError
 
 DIM = 24
@@ -132,9 +133,7 @@ def test_sql_and_data_frames_read_the_same_values(tmp_path, bags, records):
             "SELECT case_id, x, y, embedding FROM read_parquet($shards) WHERE slide_id = $slide",
             {"shards": shards, "slide": bags[7].slide_id},
         ).fetchall()
-        counts = connection.execute(
-            "SELECT slide_id, count(*) FROM read_parquet($shards) GROUP BY 1", {"shards": shards}
-        )
+        counts = connection.execute("SELECT slide_id, count(*) FROM read_parquet($shards) GROUP BY 1", {"shards": shards})
         assert dict(counts.fetchall()) == {record.slide_id: record.num_patches for record in records}
     assert {row[0] for row in rows} == {bags[7].case_id}
     np.testing.assert_array_equal(np.array([row[1:3] for row in rows]), bags[7].xy)
@@ -252,9 +251,7 @@ def test_page_walk_refuses_other_layouts(tmp_path, options, message):
 def test_page_walk_refuses_a_file_without_embeddings(tmp_path):
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
     with pytest.raises(BagFileError, match=r"columns x, expected one embedding\.list\.element"):
-        walk_embedding_page(
-            map_shard(tmp_path / "other.parquet"), read_footer(tmp_path / "other.parquet"), 0, "other.parquet"
-        )
+        walk_embedding_page(map_shard(tmp_path / "other.parquet"), read_footer(tmp_path / "other.parquet"), 0, "other.parquet")
 
 
 def test_a_damaged_page_header_never_moves_the_offset(tmp_path, records):
@@ -453,9 +450,7 @@ def test_pack_evenly_spaced_without_a_generator(tmp_path, bags, records):
 
 
 def test_pack_random_subsets_are_sorted_without_repeats_and_follow_the_seed(tmp_path, records):
-    numbered = make_bag(
-        50, embedding=np.repeat(np.arange(100.0), DIM).reshape(100, DIM), xy=np.zeros((100, 2), np.int32)
-    )
+    numbered = make_bag(50, embedding=np.repeat(np.arange(100.0), DIM).reshape(100, DIM), xy=np.zeros((100, 2), np.int32))
     [record] = write_shards(tmp_path, [numbered], ENCODER)
     with BagReader(tmp_path) as reader:
         draws = [reader.pack([record, records[0]], 40, np.random.default_rng(seed)) for seed in (0, 0, 1)]

@@ -176,10 +176,7 @@ def test_test_rows_do_not_reach_any_fit():
     others_changed = replace(
         inputs,
         clinical_test=inputs.clinical_test.with_columns(
-            pl.when(pl.int_range(pl.len()) < 10)
-            .then("age_at_diagnosis_years")
-            .otherwise(99.0)
-            .alias("age_at_diagnosis_years")
+            pl.when(pl.int_range(pl.len()) < 10).then("age_at_diagnosis_years").otherwise(99.0).alias("age_at_diagnosis_years")
         ),
         omics_test={name: np.concatenate([v[:10], v[10:] * 50]) for name, v in inputs.omics_test.items()},
     )

@@ -43,9 +43,7 @@ def assert_same_with_gradients(function, oracle, tensors, rtol=1e-9, **options):
         assert leaf.grad is not None, name
         expected_grad = torch.zeros_like(leaf) if reference is None else reference
         scale = expected_grad.abs().max().clamp(min=1)
-        torch.testing.assert_close(
-            leaf.grad / scale, expected_grad / scale, rtol=0, atol=rtol, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(leaf.grad / scale, expected_grad / scale, rtol=0, atol=rtol, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def scan_inputs(P, D=6, N=4, seed=0, dtype=torch.float64):
@@ -94,9 +92,7 @@ class TestSelectiveScan:
         per_token = {"u_PD", "delta_PD", "B_PN", "C_PN", "z_PD"}
         for s, (start, end) in enumerate(itertools.pairwise(cu_seqlens_of(lengths).tolist())):
             own = {name: t[start:end] if name in per_token else t for name, t in tensors.items()}
-            torch.testing.assert_close(
-                packed[start:end], selective_scan(**own), rtol=1e-6, atol=1e-6, msg=f"sequence {s}"
-            )
+            torch.testing.assert_close(packed[start:end], selective_scan(**own), rtol=1e-6, atol=1e-6, msg=f"sequence {s}")
 
     def test_nothing_before_a_boundary_has_a_gradient_from_after_it(self):
         tensors = leaves(scan_inputs(20))

@@ -47,12 +47,7 @@ def test_survival_nll_is_clamped():
 
 
 def literal_contrastive(features, present):
-    real = [
-        (case, x[case] / x[case].norm())
-        for name, x in features.items()
-        for case in range(x.shape[0])
-        if present[name][case]
-    ]
+    real = [(case, x[case] / x[case].norm()) for name, x in features.items() for case in range(x.shape[0]) if present[name][case]]
     terms = []
     for i, (case, z) in enumerate(real):
         others = [j for j in range(len(real)) if j != i]
@@ -116,9 +111,7 @@ def test_no_anchor_is_zero_with_a_gradient(features, who):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 2.0])
 def test_total_loss(features, present, alpha):
-    output = SimpleNamespace(
-        hazards_BK=HAZARDS.expand(5, 3), survival_BK=SURVIVAL.expand(5, 3), modality_features=features
-    )
+    output = SimpleNamespace(hazards_BK=HAZARDS.expand(5, 3), survival_BK=SURVIVAL.expand(5, 3), modality_features=features)
     batch = SimpleNamespace(
         time_bin_B=torch.tensor([0, 1, 2, 0, 1]),
         event_observed_B=torch.tensor([True, True, False, False, True]),

@@ -39,9 +39,7 @@ def test_hand_counted(name):
     assert weighted_concordance(*arrays, weights)[0, 0] == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("duration", "event"), [([3.0, 4.0], [0, 0]), ([3.0], [1]), ([3.0, 3.0], [1, 1]), ([1.0, 2.0], [0, 1])]
-)
+@pytest.mark.parametrize(("duration", "event"), [([3.0, 4.0], [0, 0]), ([3.0], [1]), ([3.0, 3.0], [1, 1]), ([1.0, 2.0], [0, 1])])
 def test_no_comparable_pair_is_undefined(duration, event):
     risk = np.arange(float(len(duration)))
     assert math.isnan(concordance_index(duration, event, risk))
@@ -144,9 +142,7 @@ def test_interval_covers_the_estimate_and_narrows_with_cases():
 
 def test_same_seed_same_interval():
     duration, event, risk, _, fold = random_cases(3)
-    first, again, other = (
-        bootstrap_concordance(duration, event, risk, fold, num_samples=50, seed=s) for s in (1, 1, 2)
-    )
+    first, again, other = (bootstrap_concordance(duration, event, risk, fold, num_samples=50, seed=s) for s in (1, 1, 2))
     assert first == again != other
 
 

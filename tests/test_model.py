@@ -60,9 +60,7 @@ def make_batch(bags=None, present=None, seed=1):
     g = torch.Generator().manual_seed(seed)
     num_cases, widths = 6, {"rna": 9, "report": 4}
     masks = {name: torch.tensor(rows, dtype=torch.bool) for name, rows in present.items()}
-    vectors = {
-        n: torch.randn(num_cases, d, generator=g, dtype=torch.float64) * masks[n][:, None] for n, d in widths.items()
-    }
+    vectors = {n: torch.randn(num_cases, d, generator=g, dtype=torch.float64) * masks[n][:, None] for n, d in widths.items()}
     masks["slide"] = torch.tensor([case in bags for case in range(num_cases)])
     return Batch(
         case_ids=[f"case{b}" for b in range(num_cases)],
@@ -168,9 +166,7 @@ class Literal:
     def case(self, batch, b):
         c = int(batch.cancer_type_B[b])
         cancer = self.p[f"cancer_embedding.vectors.{c}"]
-        bags = dict(
-            zip(batch.bag_case_S.tolist(), batch.patches_Pd.split(batch.cu_seqlens.diff().tolist()), strict=True)
-        )
+        bags = dict(zip(batch.bag_case_S.tolist(), batch.patches_Pd.split(batch.cu_seqlens.diff().tolist()), strict=True))
         features, attention = {}, None
         for modality in self.config.modalities:
             name = f"encoders.{modality.name}"

@@ -126,9 +126,7 @@ def test_report_shows_the_numbers_and_where_they_come_from(page, summary):
             assert f"{abs(entry['difference']):.3f}" in text
             smallest = 2 / (NUM_BOOTSTRAP + 1)
             p_value = entry["p_value"]
-            assert (
-                f"p = {p_value:.2g}" if p_value > smallest else f"p \N{LESS-THAN OR EQUAL TO} {smallest:.2g}"
-            ) in text
+            assert (f"p = {p_value:.2g}" if p_value > smallest else f"p \N{LESS-THAN OR EQUAL TO} {smallest:.2g}") in text
     for fact in (
         "4711",
         "ts-89ef",

@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 
 from feature_store import synthetic_files
+from feature_store.errors import LandingTakenError
 from feature_store.synthetic import MODALITIES, SyntheticConfig, oracle, write_landing
 
 SMALL = SyntheticConfig(num_cases=40, mean_patches=30, slide_dim=32, num_genes=80)
@@ -96,11 +97,11 @@ def test_second_call_writes_nothing(small: Path) -> None:
 
 def test_a_folder_with_anything_else_is_refused_and_left_alone(small: Path, tmp_path: Path) -> None:
     before = contents(small)
-    with pytest.raises(FileExistsError, match="same config"):
+    with pytest.raises(LandingTakenError, match="same config"):
         write_landing(small, dataclasses.replace(SMALL, seed=3))
     assert contents(small) == before
     (tmp_path / "mine.txt").write_text("keep")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(LandingTakenError):
         write_landing(tmp_path, SMALL)
     assert contents(tmp_path) == {"mine.txt": b"keep"}
 
@@ -142,8 +143,7 @@ def test_table_columns(small: Path) -> None:
     assert (len(arms), arms[:2], arms[-1]) == (39, ("1p", "1q"), "22q")
     assert not {"13p", "14p", "15p", "21p", "22p"} & set(arms)
     expected = {
-        "clinical.csv": "case_id cancer_type age_years gender stage grade diagnosis_year vital_status "
-        "OS OS.time PFI PFI.time",
+        "clinical.csv": "case_id cancer_type age_years gender stage grade diagnosis_year vital_status OS OS.time PFI PFI.time",
         "rna.csv.gz": " ".join(["case_id", *(f"{gene}_rnaseq" for gene in genes)]),
         "copy_number.csv": " ".join(["case_id", *arms]),
         "mutations.csv": "case_id Hugo_Symbol Variant_Classification HGVSp_Short Tumor_Sample_Barcode",

@@ -3,7 +3,7 @@
 import polars as pl
 
 from feature_store import tables
-from feature_store.contract import CasesSource, EndpointRule
+from feature_store.contract import CasesSource, EndpointRule, Source
 from feature_store.ingest.context import Ingest
 from feature_store.ingest.values import DAYS_PER, present, value
 from feature_store.sources import SourceFile, require_columns
@@ -17,7 +17,7 @@ def read_cases(ingest: Ingest) -> pl.DataFrame:
         ingest.case_files.add(file.relative)
         rules = {"cohort": spec.cohort, "project_id": spec.project_id, "cancer_type": spec.cancer_type}
         needed = [column for rule in rules.values() for column in rule.columns] + [rule.column for rule in spec.exclude]
-        require_columns(raw, needed, file)
+        require_columns(raw, needed + ([spec.site.column] if spec.site else []), file)
         frame = ingest.identify(raw, spec.case_id, "cases", file)
         for rule in spec.exclude:
             is_out = present(rule.column, missing) == rule.equals
@@ -29,7 +29,14 @@ def read_cases(ingest: Ingest) -> pl.DataFrame:
         )
         is_ours = pl.col("cohort").is_in(ingest.contract.cohorts).fill_null(value=False)
         ingest.reject(frame.filter(~is_ours), "cases", file, "cohort is not one the contract declares", pl.col("cohort"))
-        frame = ingest.one_row_per(frame.filter(is_ours), "cases", file, _informative(raw))
+        frame = frame.filter(is_ours)
+        for name in ("project_id", "cancer_type"):
+            has_one = pl.col(name).is_not_null()
+            ingest.reject(
+                frame.filter(~has_one), "cases", file, f"{name}: value has no declared mapping", text_of(rules[name].columns)
+            )
+            frame = frame.filter(has_one)
+        frame = ingest.one_row_per(frame, "cases", file, _informative(raw, spec))
         ingest.cohort_of |= dict(zip(frame["_case_id"], frame["cohort"], strict=True))
         for cohort in frame["cohort"].unique():
             ingest.used_by.setdefault(cohort, set()).add(file.relative)
@@ -44,8 +51,8 @@ def read_clinical(ingest: Ingest) -> pl.DataFrame:
     frames = []
     for file, raw in ingest.read(spec):
         require_columns(raw, [column for rule in spec.columns.values() for column in rule.columns], file)
-        frame = ingest.accepted(raw, spec.case_id, "clinical", file, _informative(raw))
-        kept = {}
+        frame = ingest.accepted(raw, spec.case_id, "clinical", file, _informative(raw, spec))
+        kept: dict[str, pl.Expr] = {}
         for name, rule in spec.columns.items():
             column = declared[name]
             text, is_unmapped = value(rule, missing)
@@ -58,12 +65,17 @@ def read_clinical(ingest: Ingest) -> pl.DataFrame:
             if column.allowed:
                 is_bad = is_bad | (typed.is_not_null() & ~typed.is_in(column.allowed))
             ingest.reject(
-                frame.filter(is_bad), "clinical", file, f"{name}: value has no declared mapping or is out of range", text_of(rule.columns)
+                frame.filter(is_bad),
+                "clinical",
+                file,
+                f"{name}: value has no declared mapping or is out of range",
+                text_of(rule.columns),
             )
             kept[name] = pl.when(is_bad).then(None).otherwise(typed)
-        frame = frame.with_columns(**kept, case_id="_case_id", source_sha256=pl.lit(file.sha256))
-        absent = [name for name in tables.CLINICAL.schema if name not in frame.columns]
-        frames.append(tables.CLINICAL.conform(frame.with_columns(pl.lit(None).alias(name) for name in absent)))
+        # a column of the source that only happens to be called like one of ours is not taken
+        undeclared = [name for name, column in declared.items() if column.role == "baseline" and name not in kept]
+        kept |= {name: pl.lit(None) for name in undeclared}
+        frames.append(tables.CLINICAL.conform(frame.with_columns(**kept, case_id="_case_id", source_sha256=pl.lit(file.sha256))))
     return pl.concat(frames)
 
 
@@ -73,7 +85,7 @@ def read_endpoints(ingest: Ingest) -> pl.DataFrame:
     frames = [tables.ENDPOINTS.empty()]
     for file, raw in ingest.read(spec):
         require_columns(raw, [name for rule in spec.endpoints.values() for name in (rule.duration, rule.event)], file)
-        frame = ingest.accepted(raw, spec.case_id, "endpoints", file, _informative(raw))
+        frame = ingest.accepted(raw, spec.case_id, "endpoints", file, _informative(raw, spec))
         frames += [_endpoint(ingest, frame, name, rule, file) for name, rule in spec.endpoints.items()]
     return pl.concat(frames)
 
@@ -90,19 +102,19 @@ def _endpoint(ingest: Ingest, frame: pl.DataFrame, name: str, rule: EndpointRule
     )
     codes = ", ".join(rule.events)
     is_coded = pl.col("event_observed").is_not_null()
-    ingest.reject(
-        frame.filter(~is_coded), "endpoints", file, f"{name}: event code is none of {codes}", pl.col("_event_text")
-    )
+    ingest.reject(frame.filter(~is_coded), "endpoints", file, f"{name}: event code is none of {codes}", pl.col("_event_text"))
     frame = frame.filter(is_coded)
     is_positive = (pl.col("duration_days") > 0) & pl.col("duration_days").is_finite()
     is_positive = is_positive.fill_null(value=False)
     ingest.reject(
-        frame.filter(~is_positive), "endpoints", file, f"{name}: duration is not a positive number", pl.col("_duration_text")
+        frame.filter(~is_positive),
+        "endpoints",
+        file,
+        f"{name}: duration is not a positive number",
+        pl.col("_duration_text"),
     )
     return tables.ENDPOINTS.conform(
-        frame.filter(is_positive).with_columns(
-            case_id="_case_id", endpoint=pl.lit(name), source_sha256=pl.lit(file.sha256)
-        )
+        frame.filter(is_positive).with_columns(case_id="_case_id", endpoint=pl.lit(name), source_sha256=pl.lit(file.sha256))
     )
 
 
@@ -113,9 +125,9 @@ def _site(spec: CasesSource) -> pl.Expr:
     return site.str.extract(spec.site.extract, 1) if spec.site.extract else site
 
 
-def _informative(raw: pl.DataFrame) -> list[str]:
-    """All source columns but running row numbers, which would make equal rows look different."""
-    return [name for name in raw.columns if name.strip() and not name.startswith("__UNNAMED__")]
+def _informative(raw: pl.DataFrame, spec: Source) -> list[str]:
+    """All source columns but the identifier and running row numbers, whose spelling would make equal rows look different."""
+    return [name for name in raw.columns if name.strip() and not name.startswith("__UNNAMED__") and name != spec.case_id.column]
 
 
 def text_of(columns: tuple[str, ...]) -> pl.Expr:

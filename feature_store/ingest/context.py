@@ -11,6 +11,7 @@ import polars as pl
 
 from feature_store import sources, tables
 from feature_store.contract import Contract, Identifier, Source
+from feature_store.ingest.values import identifier
 from feature_store.sources import SourceFile
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ class Ingest:
     # cohort -> files that gave it rows
     used_by: dict[str, set[str]] = field(default_factory=dict)
     num_normalised: int = 0
+    # modality -> cases that were assessed, though they may have no row to show for it (sequenced, no variant found)
+    assessed: dict[str, set[str]] = field(default_factory=dict)
 
     @property
     def unassigned(self) -> str:
@@ -102,7 +105,9 @@ class Ingest:
             self.used_by.setdefault(cohort, set()).add(file.relative)
         return kept
 
-    def one_row_per(self, frame: pl.DataFrame, table: str, file: SourceFile, values: list[str], key: str = "_case_id") -> pl.DataFrame:
+    def one_row_per(
+        self, frame: pl.DataFrame, table: str, file: SourceFile, values: list[str], key: str = "_case_id"
+    ) -> pl.DataFrame:
         """Return one row per `key`: equal repeats keep their first row, contradicting ones are all quarantined."""
         repeats = frame.group_by(key).agg(pl.len().alias("_rows"), pl.struct(values).n_unique().alias("_variants"))
         frame = frame.join(repeats, on=key, how="left", maintain_order="left")
@@ -114,9 +119,7 @@ class Ingest:
         self._reject_identity(frame.filter(~is_first), table, file, "duplicate: equal to a row that was kept")
         return frame.filter(is_first).drop("_rows", "_variants")
 
-    def accepted(
-        self, frame: pl.DataFrame, rule: Identifier, table: str, file: SourceFile, values: list[str]
-    ) -> pl.DataFrame:
+    def accepted(self, frame: pl.DataFrame, rule: Identifier, table: str, file: SourceFile, values: list[str]) -> pl.DataFrame:
         """Return one row per known case: `identify`, `known` and `one_row_per` in turn."""
         return self.one_row_per(self.known(self.identify(frame, rule, table, file), table, file), table, file, values)
 
@@ -127,6 +130,12 @@ class Ingest:
     def _reject_identity(self, frame: pl.DataFrame, table: str, file: SourceFile, reason: str) -> None:
         if not self._is_reported(table, file):
             self.reject(frame, table, file, reason)
+
+    def with_identifier(self, frame: pl.DataFrame, column: str, name: str, table: str, file: SourceFile) -> pl.DataFrame:
+        """Return the rows that have an identifier in `column`, as the column `name`; quarantine the others."""
+        frame = frame.with_columns(identifier(column).alias(name))
+        self.reject(frame.filter(pl.col(name).is_null()), table, file, f"no {name}")
+        return frame.filter(pl.col(name).is_not_null())
 
     def quarantine(self) -> pl.DataFrame:
         """Return everything rejected so far, as the quarantine table."""

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 
 from feature_store import sources, tables
-from feature_store.contract import GivenSplit, RandomSplit
+from feature_store.contract import GivenSplit, Identifier, RandomSplit
 from feature_store.errors import LeakageError
 from feature_store.ingest.context import Ingest
 
@@ -27,20 +27,21 @@ def _random(split: RandomSplit, cases: pl.DataFrame, endpoints: pl.DataFrame) ->
 
 
 def _given(ingest: Ingest, split: GivenSplit, cases: pl.DataFrame) -> pl.DataFrame:
-    """Read the held-out cases of each fold file. Raises LeakageError if a case is held out twice."""
+    """Read the held-out cases of each fold file. Raises LeakageError if a case is held out in two folds."""
     frames = []
+    cancer_type_of = dict(cases.select("case_id", "cancer_type").iter_rows())
     for cancer_type in split.cancer_types:
-        ours = cases.filter(pl.col("cancer_type") == cancer_type)
         for fold in range(split.num_folds):
             for file in sources.find(ingest.landing, split.path.format(cancer_type=cancer_type, fold=fold)):
                 raw = sources.read_table(file)
                 sources.require_columns(raw, [split.held_out], file)
                 ingest.files[file.relative] = file
-                for cohort in ours["cohort"].unique():
-                    ingest.used_by.setdefault(cohort, set()).add(file.relative)
-                held_out = raw.select(case_id=pl.col(split.held_out)).drop_nulls().join(ours, on="case_id", how="semi")
-                frames.append(held_out.with_columns(fold=pl.lit(fold)))
-    folds = pl.concat(frames)
+                named = raw.drop_nulls(split.held_out)  # beside the longer list of the cases trained on
+                frame = ingest.known(ingest.identify(named, Identifier(column=split.held_out), "folds", file), "folds", file)
+                found = pl.col("_case_id").replace_strict(cancer_type_of, default=None, return_dtype=pl.String)
+                ingest.reject(frame.filter(found != cancer_type), "folds", file, f"case is not of {cancer_type}", found)
+                frames.append(frame.filter(found == cancer_type).select(case_id="_case_id", fold=pl.lit(fold)))
+    folds = pl.concat(frames).unique(maintain_order=True)
     repeated = folds.filter(pl.col("case_id").is_duplicated())["case_id"].unique().sort()
     if len(repeated):
         raise LeakageError(

@@ -1,30 +1,34 @@
 """The modality matrix of a cohort: for every case and modality, whether it is there, and if not, why not."""
 
+from collections.abc import Mapping
+
 import polars as pl
 
 from feature_store import tables
 from feature_store.columns import MODALITIES
 
-# modality -> the tables whose rows make it present, and whose quarantined rows make it a failed check
+# modality -> the table whose rows make it present; a quarantined row of that table makes it a failed check
 _TABLES = {
-    "clinical": ("clinical",),
-    "rna": ("rna",),
-    "copy_number": ("copy_number",),
-    "mutations": ("mutations",),
-    "report": ("reports",),
-    "slide": ("patch_bags",),
+    "clinical": "clinical",
+    "rna": "rna",
+    "copy_number": "copy_number",
+    "mutations": "mutations",
+    "report": "reports",
+    "slide": "patch_bags",
 }
+_ALSO_FAILS = {"slide": "slides"}  # a slide rejected as such never gets as far as its bag
 
 
-def modality_matrix(staged: dict[str, pl.DataFrame], failures: pl.DataFrame) -> pl.DataFrame:
-    """Return the table `modality_matrix` over all staged cases; `failures` is Ingest.failures()."""
+def modality_matrix(staged: dict[str, pl.DataFrame], failures: pl.DataFrame, assessed: Mapping[str, set[str]]) -> pl.DataFrame:
+    """Return the table `modality_matrix` over all staged cases; `failures` and `assessed` are the Ingest's."""
     cases = staged["cases"].select("case_id", "cohort")
     frames = [tables.MODALITY_MATRIX.empty()]
     for modality in MODALITIES:
-        names = _TABLES[modality]
-        have = pl.concat([staged[name].select("case_id") for name in names]).unique()
+        name = _TABLES[modality]
+        also = pl.DataFrame({"case_id": sorted(assessed.get(modality, ()))}, schema={"case_id": pl.String})
+        have = pl.concat([staged[name].select("case_id"), also]).unique()
         failed = (
-            failures.filter(pl.col("table_name").is_in(names))
+            failures.filter(pl.col("table_name").is_in([name, _ALSO_FAILS.get(modality, name)]))
             .select("case_id", failure="reason")
             .unique("case_id", keep="first", maintain_order=True)
         )
@@ -38,7 +42,11 @@ def modality_matrix(staged: dict[str, pl.DataFrame], failures: pl.DataFrame) -> 
                 "case_id",
                 "cohort",
                 modality=pl.lit(modality),
-                state=pl.when(is_there).then(pl.lit("present")).when(is_failed).then(pl.lit("failed_check")).otherwise(pl.lit("absent")),
+                state=pl.when(is_there)
+                .then(pl.lit("present"))
+                .when(is_failed)
+                .then(pl.lit("failed_check"))
+                .otherwise(pl.lit("absent")),
                 reason=pl.when(is_there).then(None).when(is_failed).then("failure").otherwise(pl.lit("no source has it")),
             )
         )

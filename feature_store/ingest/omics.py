@@ -24,13 +24,15 @@ def read_vectors(ingest: Ingest, specs: tuple[VectorSource, ...], table: Table) 
                 continue  # a file of a family of files need not have this kind of feature (PORPOISE's UCEC has no RNA)
             frame = ingest.identify(raw, spec.case_id, table.name, file)
             if spec.sample is not None:
-                frame = _one_sample(ingest, frame, spec.sample, spec.sample_column or spec.case_id.column, table.name, file)
+                sample_column = spec.sample_column or spec.case_id.column
+                require_columns(raw, [sample_column], file)
+                frame = _one_sample(ingest, frame, spec.sample, sample_column, table.name, file)
             frame = ingest.known(frame, table.name, file)
             frame = numeric(frame, list(columns), ingest.contract.missing_values, file)
             if spec.grain == "slide":  # rows of a case are the same vector once per slide
                 frame = frame.unique(subset=["_case_id", *columns], keep="first", maintain_order=True)
             frame = ingest.one_row_per(frame, table.name, file, list(columns))
-            panel_id = panel_of(list(columns.values()))
+            panel_id = panel_of(table.name, spec.unit, list(columns.values()))
             vectors.append(_as_rows(frame, list(columns), panel_id, file, table))
             panels.append(_panel_rows(frame["cohort"].unique().sort(), panel_id, table.name, list(columns.values()), spec.unit))
     return pl.concat(vectors), pl.concat(panels).unique(tables.GENE_PANELS.key, maintain_order=True)
@@ -40,12 +42,14 @@ def read_mutations(ingest: Ingest) -> pl.DataFrame:
     """Return the table `mutations`: distinct non-silent variants of a case, or mutated genes where the source has no more."""
     frames = [tables.MUTATIONS.empty()]
     for spec in ingest.contract.mutations:
-        have = pl.concat(frames)["case_id"].unique().to_list()
+        have = sorted(ingest.assessed.get("mutations", ()))
         for file, raw in ingest.read(spec):
             frame = ingest.known(ingest.identify(raw, spec.case_id, "mutations", file), "mutations", file)
             if spec.fills_gaps:
                 frame = frame.filter(~pl.col("_case_id").is_in(have))
-            rows = _variants(ingest, spec, frame, file) if isinstance(spec, VariantSource) else _mutated(ingest, spec, frame, file)
+            rows = (
+                _variants(ingest, spec, frame, file) if isinstance(spec, VariantSource) else _mutated(ingest, spec, frame, file)
+            )
             frames.append(tables.MUTATIONS.conform(rows.with_columns(case_id="_case_id", source_sha256=pl.lit(file.sha256))))
     return pl.concat(frames).unique(tables.MUTATIONS.key, maintain_order=True)
 
@@ -58,9 +62,8 @@ def _variants(ingest: Ingest, spec: VariantSource, frame: pl.DataFrame, file: So
     }
     require_columns(frame, list(names.values()), file)
     missing = ingest.contract.missing_values
-    frame = frame.select(
-        "cohort", "_found_id", "_case_id", **{ours: present(theirs, missing) for ours, theirs in names.items()}
-    )
+    _note_sequenced(ingest, frame)
+    frame = frame.select("cohort", "_found_id", "_case_id", **{ours: present(theirs, missing) for ours, theirs in names.items()})
     frame = frame.filter(~pl.col("variant_classification").is_in(spec.drop_classifications).fill_null(value=False))
     has_gene = pl.col("gene_symbol").is_not_null()
     ingest.reject(frame.filter(~has_gene), "mutations", file, "variant has no gene symbol")
@@ -69,11 +72,20 @@ def _variants(ingest: Ingest, spec: VariantSource, frame: pl.DataFrame, file: So
 
 def _mutated(ingest: Ingest, spec: MutationMatrixSource, frame: pl.DataFrame, file: SourceFile) -> pl.DataFrame:
     columns = feature_columns(frame, spec.features, file)
-    frame = numeric(frame, list(columns), ingest.contract.missing_values, file).rename(columns)
-    long = frame.unpivot(list(columns.values()), index=["cohort", "_case_id"], variable_name="gene_symbol", value_name="is_mutated")
-    return long.filter(pl.col("is_mutated") > 0).with_columns(
+    frame = numeric(frame, list(columns), ingest.contract.missing_values, file)
+    _note_sequenced(ingest, frame.filter(pl.any_horizontal(pl.col(list(columns)).is_not_nan())))
+    genes = list(columns.values())
+    frame = frame.select("cohort", "_case_id", **{gene: column for column, gene in columns.items()})
+    long = frame.unpivot(genes, index=["cohort", "_case_id"], variable_name="gene_symbol", value_name="is_mutated")
+    is_mutated = (pl.col("is_mutated") > 0) & pl.col("is_mutated").is_not_nan()  # polars orders NaN above every number
+    return long.filter(is_mutated).with_columns(
         variant_classification=pl.lit(None, pl.String), protein_change=pl.lit(None, pl.String)
     )
+
+
+def _note_sequenced(ingest: Ingest, frame: pl.DataFrame) -> None:
+    """Remember the cases of `frame` as sequenced: one whose variants are all silent has no row in `mutations`."""
+    ingest.assessed.setdefault("mutations", set()).update(frame["_case_id"])
 
 
 def feature_columns(raw: pl.DataFrame, pattern: str, file: SourceFile, *, allow_none: bool = False) -> dict[str, str]:
@@ -82,7 +94,7 @@ def feature_columns(raw: pl.DataFrame, pattern: str, file: SourceFile, *, allow_
     Raises ColumnMissingError when none matches (unless allowed) or two columns give the same feature.
     """
     compiled = re.compile(pattern)
-    matches = {column: match.group(1) for column in raw.columns if (match := compiled.fullmatch(column))}
+    matches = {column: match.group(1) for column in raw.columns if (match := compiled.fullmatch(column)) and match.group(1)}
     if not matches and not allow_none:
         raise ColumnMissingError(
             f"source {file.relative}: no column matches {pattern!r}, expected the features; the first columns are "
@@ -97,28 +109,46 @@ def feature_columns(raw: pl.DataFrame, pattern: str, file: SourceFile, *, allow_
 
 
 def numeric(frame: pl.DataFrame, columns: list[str], missing: tuple[str, ...], file: SourceFile) -> pl.DataFrame:
-    """Return `frame` with `columns` as float32 (NaN where missing). Raises SourceFormatError on any other text."""
-    as_number = [pl.col(name).cast(pl.Float32, strict=False) for name in columns]
-    numbers = frame.select(as_number)
-    is_missing = frame.select(pl.col(columns).str.strip_chars().is_in([*missing, "NA", "NaN", "nan"]) | pl.col(columns).is_null())
-    is_bad = (numbers.select(pl.all().is_null()).to_numpy()) & ~is_missing.to_numpy()
-    if is_bad.any():
-        row, column = (int(index[0]) for index in is_bad.nonzero())
-        raise SourceFormatError(
-            f"source {file.relative}: column {columns[column]!r} holds {frame[columns[column]][row]!r} "
-            f"({int(is_bad.sum())} such values), expected numbers. Declare it under missing_values, or correct the file."
-        )
-    return frame.with_columns(numbers.select(pl.all().fill_null(float("nan"))))
+    """Return `frame` with `columns` as float32 (NaN where missing). Raises SourceFormatError on infinity and any other text."""
+    absent = [*missing, "NA", "NaN", "nan"]
+    numbers = frame.select(pl.col(columns).str.strip_chars().cast(pl.Float32, strict=False))
+    # only columns with a gap are looked at as text, which takes several times as long
+    gaps = [
+        name
+        for name, is_gap in numbers.select((~pl.all().is_finite().fill_null(value=False)).any()).row(0, named=True).items()
+        if is_gap
+    ]
+    for name in gaps:
+        is_gap = ~numbers[name].is_finite().fill_null(value=False)
+        found = frame[name].filter(is_gap)
+        bad = found.filter(found.is_not_null() & ~found.str.strip_chars().is_in(absent))
+        if len(bad):
+            raise SourceFormatError(
+                f"source {file.relative}: column {name!r} holds {bad[0]!r} ({len(bad)} such values), expected numbers. "
+                "Declare it under missing_values, or correct the file."
+            )
+    placeholders = [number for spelling in missing if (number := _number(spelling)) is not None]  # -999 and the like
+    values = (
+        pl.all()
+        if not placeholders
+        else pl.when(~pl.all().is_in(pl.Series(placeholders, dtype=pl.Float32).implode())).then(pl.all())
+    )
+    return frame.with_columns(numbers.select(values.fill_null(float("nan"))))
 
 
-def panel_of(features: list[str]) -> str:
-    """Return the content address of an ordered list of feature names."""
-    return hashlib.sha256("\n".join(features).encode()).hexdigest()[:16]
+def _number(spelling: str) -> float | None:
+    try:
+        return float(spelling)
+    except ValueError:
+        return None
 
 
-def _one_sample(
-    ingest: Ingest, frame: pl.DataFrame, rule: SampleRule, column: str, table: str, file: SourceFile
-) -> pl.DataFrame:
+def panel_of(modality: str, unit: str, features: list[str]) -> str:
+    """Return the content address of a panel: what is measured, in which unit, and the features in order."""
+    return hashlib.sha256("\n".join([modality, unit, *features]).encode()).hexdigest()[:16]
+
+
+def _one_sample(ingest: Ingest, frame: pl.DataFrame, rule: SampleRule, column: str, table: str, file: SourceFile) -> pl.DataFrame:
     """Keep each case's most preferred sample type; quarantine its other samples, named."""
     rank = {code: position for position, code in enumerate(rule.prefer)}
     frame = frame.with_columns(

@@ -14,9 +14,10 @@ import numpy as np
 import polars as pl
 
 from feature_store import tables
-from feature_store.bag_file import EncoderInfo, SlideBag, write_shards
+from feature_store.bag_file import write_shards
+from feature_store.bag_record import EncoderInfo, SlideBag
 from feature_store.contract import Identifier, PatchFolderSource, SlideVectorSource
-from feature_store.errors import BagInputError
+from feature_store.errors import BagInputError, ColumnMissingError, SourceFormatError
 from feature_store.ingest.context import Ingest
 from feature_store.ingest.omics import feature_columns, numeric
 from feature_store.ingest.trident import read_patches
@@ -48,19 +49,32 @@ def read_slides(ingest: Ingest, bags: Path, on_progress: Progress | None = None)
             slides.append(tables.SLIDES.conform(frame))
             encoder = EncoderInfo(spec.encoder.name, spec.encoder.sha256, spec.encoder.dim, "as the source has it")
             patch_bags.append(_written(ingest, bags, offered, encoder, file))
-    return pl.concat(slides), pl.concat(patch_bags)
+    # a slide that two encoders saw is listed by both sources
+    return pl.concat(slides).unique(maintain_order=True), pl.concat(patch_bags)
 
 
 def _vectors(
     ingest: Ingest, spec: SlideVectorSource, file: SourceFile, raw: pl.DataFrame
 ) -> tuple[pl.DataFrame, Iterator[_Offered]]:
     """Rows of slide vectors: each becomes a bag of one patch at (0, 0)."""
+    require_columns(raw, [spec.slide_id] if spec.slide_id else [], file)
     canonical = {name: _canonical(name) for name in raw.columns if name}
+    if len(set(canonical.values())) != len(canonical):
+        raise SourceFormatError(
+            f"source {file.relative}: columns that differ in case or signs only, expected each once. Rename them in the source."
+        )
     raw = raw.rename(canonical)
     columns = feature_columns(raw, spec.features, file)
+    if len(columns) != spec.encoder.dim:
+        raise ColumnMissingError(
+            f"source {file.relative}: {len(columns)} columns match {spec.features!r}, expected the {spec.encoder.dim} "
+            f"features of {spec.encoder.name}. If the source changed, change the contract."
+        )
     frame = ingest.known(ingest.identify(raw, _renamed(spec, canonical), "slides", file), "slides", file)
     frame = numeric(frame, list(columns), ingest.contract.missing_values, file)
-    own = present(canonical[spec.slide_id], ()) if spec.slide_id else pl.lit("slide")
+    if spec.slide_id:
+        frame = ingest.with_identifier(frame, canonical[spec.slide_id], "slide_id", "slides", file)
+    own = pl.col("slide_id") if spec.slide_id else pl.lit("slide")
     frame = frame.with_columns(slide_id=pl.col("_case_id") + "/" + spec.encoder.name + "/" + own)
     frame = ingest.one_row_per(frame, "slides", file, list(columns), key="slide_id")
     is_whole = pl.all_horizontal(pl.col(name).is_finite() for name in columns)
@@ -80,7 +94,16 @@ def _vectors(
     def offered() -> Iterator[_Offered]:
         for row, vector in zip(whole.select("slide_id", "_case_id", "cohort").iter_rows(), vectors, strict=True):
             slide_id, case_id, cohort = row
-            bag = SlideBag(slide_id, case_id, np.zeros((1, 2), np.int32), vector[None].astype(np.float32), file.sha256, 0, None, None)
+            bag = SlideBag(
+                slide_id,
+                case_id,
+                np.zeros((1, 2), np.int32),
+                vector[None].astype(np.float32),
+                file.sha256,
+                0,
+                None,
+                None,
+            )
             yield _Offered(cohort, bag)
 
     return rows, offered()
@@ -94,18 +117,16 @@ def _patch_files(
     require_columns(raw, [spec.slide_id, *(name for name in optional.values() if name)], file)
     missing = ingest.contract.missing_values
     frame = ingest.known(ingest.identify(raw, spec.case_id, "slides", file), "slides", file)
-    described = {
-        name: present(column, missing) if column else pl.lit(None, pl.String) for name, column in optional.items()
-    }
+    frame = ingest.with_identifier(frame, spec.slide_id, "slide_id", "slides", file)
+    described = {name: present(column, missing) if column else pl.lit(None, pl.String) for name, column in optional.items()}
     frame = frame.with_columns(
-        slide_id=present(spec.slide_id, ()),
         case_id="_case_id",
         source_sha256=pl.lit(file.sha256),
-        mpp=described["mpp"].cast(pl.Float64, strict=False),
-        magnification=described["magnification"].cast(pl.Float64, strict=False),
+        mpp=_positive(described["mpp"]),
+        magnification=_positive(described["magnification"]),
         stain=described["stain"],
     )
-    frame = ingest.one_row_per(frame, "slides", file, ["case_id"], key="slide_id")
+    frame = ingest.one_row_per(frame, "slides", file, ["case_id", *optional], key="slide_id")
 
     def offered() -> Iterator[_Offered]:
         for done, row in enumerate(frame.iter_rows(named=True), start=1):
@@ -122,9 +143,14 @@ def _patch_files(
 
 def _load(ingest: Ingest, spec: PatchFolderSource, row: dict[str, object]) -> SlideBag:
     slide_id = str(row["slide_id"])
+    for name in ("mpp", "magnification"):
+        if getattr(spec, name) is not None and row[name] is None:
+            raise BagInputError(f"slide {slide_id}: {name} missing or not positive, expected a number. Correct the slide table.")
     path = ingest.landing / spec.files.format(slide_id=slide_id)
-    if not path.is_file() or not path.resolve().is_relative_to(ingest.landing.resolve()):
-        raise BagInputError(f"slide {slide_id}: no file {path.name} in the landing folder, expected its patch features. Fetch it.")
+    if not _is_file_below(path, ingest.landing):
+        raise BagInputError(
+            f"slide {slide_id}: no file {path.name} in the landing folder, expected its patch features. Fetch it."
+        )
     source = fingerprint(ingest.landing, path)
     ingest.files[source.relative] = source
     ingest.used_by.setdefault(str(row["cohort"]), set()).add(source.relative)
@@ -142,9 +168,7 @@ def _load(ingest: Ingest, spec: PatchFolderSource, row: dict[str, object]) -> Sl
     )
 
 
-def _written(
-    ingest: Ingest, bags: Path, offered: Iterator[_Offered], encoder: EncoderInfo, file: SourceFile
-) -> pl.DataFrame:
+def _written(ingest: Ingest, bags: Path, offered: Iterator[_Offered], encoder: EncoderInfo, file: SourceFile) -> pl.DataFrame:
     cohorts: dict[str, str] = {}
 
     def rejected(bag: SlideBag, error: BagInputError) -> None:
@@ -166,6 +190,18 @@ def _written(
         for record in records
     ]
     return pl.DataFrame(rows, schema=tables.PATCH_BAGS.schema)
+
+
+def _positive(text: pl.Expr) -> pl.Expr:
+    number = text.cast(pl.Float64, strict=False)
+    return pl.when((number > 0) & number.is_finite()).then(number)
+
+
+def _is_file_below(path: Path, folder: Path) -> bool:
+    try:
+        return path.is_file() and path.resolve().is_relative_to(folder.resolve())
+    except OSError:  # a name too long for the file system
+        return False
 
 
 def _canonical(column: str) -> str:

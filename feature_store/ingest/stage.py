@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import polars as pl
+from filelock import FileLock
 
 from feature_store import sources, tables
 from feature_store.contract import Contract, GivenSplit, PatchFolderSource, Source
@@ -47,6 +48,16 @@ class Staged:
         return (frame if scopes is None else frame.filter(pl.col("cohort").is_in(scopes))).collect()
 
     @property
+    def wholly_rejected(self) -> tuple[str, ...]:
+        """The tables of which every row read was rejected: a source that spells its identifiers anew, for one."""
+        rejected = pl.scan_parquet(self.folder / "quarantine.parquet").select(pl.col("table_name").unique()).collect()
+        return tuple(
+            name
+            for name in sorted(rejected["table_name"])
+            if pl.scan_parquet(self.folder / f"{name}.parquet").head(1).collect().is_empty()
+        )
+
+    @property
     def unassigned(self) -> str:
         """The scope of quarantined rows that belong to no cohort."""
         return f"{self.contract}:unassigned"
@@ -55,9 +66,7 @@ class Staged:
 def landing_files(contract: Contract, landing: Path) -> list[sources.SourceFile]:
     """Return every source file the contract names, fingerprinted. Raises LandingMissingError for what is not there."""
     patterns = {spec.path for spec in _specs(contract)}
-    patterns |= {
-        spec.files.format(slide_id="*") for spec in contract.slides if isinstance(spec, PatchFolderSource)
-    }
+    patterns |= {spec.files.format(slide_id="*") for spec in contract.slides if isinstance(spec, PatchFolderSource)}
     if isinstance(contract.split, GivenSplit):
         patterns |= {contract.split.path.format(cancer_type=t, fold="*") for t in contract.split.cancer_types}
     files = {file.relative: file for pattern in patterns for file in sources.find(landing, pattern)}
@@ -74,27 +83,31 @@ def content_key(contract: Contract, files: list[sources.SourceFile]) -> str:
 
 
 def stage(contract: Contract, landing: Path, home: Home, on_progress: Progress | None = None) -> Staged:
-    """Stage a contract, or return what is staged already for the same content."""
+    """Stage a contract, or return what is staged already for the same content.
+
+    A contract's cohorts are often run at the same time: the first process reads, the others wait for it.
+    """
     key = content_key(contract, landing_files(contract, landing))
     folder = home.staging / contract.name / key
-    if not folder.is_dir():
-        partial = folder.parent / f".partial-{uuid.uuid4().hex}"
-        partial.mkdir(parents=True)
-        try:
-            _write(_read(contract, landing, home, on_progress), partial)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        for other in folder.parent.iterdir():  # an older content of this contract: published, or superseded
-            if other != folder and not other.name.startswith(".partial-"):
-                shutil.rmtree(other)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(home.staging / f"{contract.name}.lock"):
+        if not folder.is_dir():
+            partial = folder.parent / f".partial-{uuid.uuid4().hex}"
+            partial.mkdir()
+            try:
+                _write(_read(contract, landing, home, on_progress), partial)
+                partial.rename(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+            # an older content of this contract, published or superseded, and what a killed process left
+            for other in folder.parent.iterdir():
+                if other != folder:
+                    shutil.rmtree(other)
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     return Staged(contract.name, key, folder, about["num_normalised"], contract.max_quarantined_fraction)
 
 
-def _read(
-    contract: Contract, landing: Path, home: Home, on_progress: Progress | None
-) -> tuple[dict[str, pl.DataFrame], Ingest]:
+def _read(contract: Contract, landing: Path, home: Home, on_progress: Progress | None) -> tuple[dict[str, pl.DataFrame], Ingest]:
     ingest = Ingest(contract, landing)
     staged = {"cases": read_cases(ingest)}
     staged["clinical"] = _logged("clinical", read_clinical, ingest)
@@ -107,7 +120,7 @@ def _read(
     staged["slides"], staged["patch_bags"] = read_slides(ingest, home.bags, on_progress)
     staged["folds"] = read_folds(ingest, staged["cases"], staged["endpoints"])
     staged["quarantine"] = ingest.quarantine()
-    staged["modality_matrix"] = modality_matrix(staged, ingest.failures())
+    staged["modality_matrix"] = modality_matrix(staged, ingest.failures(), ingest.assessed)
     staged["sources"] = _sources(ingest)
     return staged, ingest
 
@@ -131,7 +144,13 @@ def _write(read: tuple[dict[str, pl.DataFrame], Ingest], folder: Path) -> None:
 
 def _sources(ingest: Ingest) -> pl.DataFrame:
     rows = [
-        {"cohort": cohort, "contract": ingest.contract.name, "path": path, "source_sha256": file.sha256, "num_bytes": file.num_bytes}
+        {
+            "cohort": cohort,
+            "contract": ingest.contract.name,
+            "path": path,
+            "source_sha256": file.sha256,
+            "num_bytes": file.num_bytes,
+        }
         for cohort, paths in ingest.used_by.items()
         for path, file in ingest.files.items()
         if path in paths

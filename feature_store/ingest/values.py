@@ -1,16 +1,26 @@
 """Turning a source's text into typed values by the contract's declared rules. Pure functions over frames."""
 
+import re
+
 import polars as pl
 
 from feature_store.contract import Value
 
+_WHOLE_NUMBER = r"^(-?\d+)\.0+$"
 DAYS_PER = {"days": 1.0, "months": 30.44, "years": 365.25}  # TCGA's own month (docs/decisions.md)
 
 
 def present(column: str, missing: tuple[str, ...]) -> pl.Expr:
     """Return the column stripped, numbers in one spelling (`1.0` is `1`), and null where it is one of `missing`."""
-    text = pl.col(column).str.strip_chars().str.replace(r"^(-?\d+)\.0+$", "$1")
-    return pl.when(text.is_in(missing)).then(None).otherwise(text)
+    text = pl.col(column).str.strip_chars().str.replace(_WHOLE_NUMBER, "$1")
+    absent = [re.sub(_WHOLE_NUMBER, r"\1", spelling.strip()) for spelling in missing]
+    return pl.when(text.is_in(absent)).then(None).otherwise(text)
+
+
+def identifier(column: str) -> pl.Expr:
+    """Return the column stripped, null where nothing is left; an identifier keeps its spelling, be it `001` or `1.0`."""
+    text = pl.col(column).str.strip_chars()
+    return pl.when(text.str.len_bytes() > 0).then(text)
 
 
 def value(rule: Value, missing: tuple[str, ...]) -> tuple[pl.Expr, pl.Expr]:

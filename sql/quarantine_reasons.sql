@@ -1,0 +1,27 @@
+-- purpose: Why rows of the sources were rejected, most frequent first.
+-- grain: cohort, table and reason
+-- parameters:
+--   $cohort (text, optional): Only this cohort, and what its contract could assign to none.
+-- columns:
+--   cohort: Cohort; `<contract>:unassigned` where the row belongs to none.
+--   table_name: Table the rows were meant for.
+--   reason: Why they were rejected.
+--   num_rows: Rejected rows.
+--   num_ids: Distinct identifiers among them.
+--   example_id: One of the identifiers, exactly as found.
+--   example_path: A source it was found in, relative to the landing folder.
+WITH contracts AS (
+    SELECT DISTINCT contract || ':unassigned' AS scope FROM sources WHERE cohort = $cohort::VARCHAR
+)
+SELECT
+    cohort,
+    table_name,
+    reason,
+    count(*) AS num_rows,
+    count(DISTINCT case_id_found) AS num_ids,
+    min(case_id_found) AS example_id,
+    min(path) AS example_path
+FROM quarantine
+WHERE $cohort::VARCHAR IS NULL OR cohort = $cohort::VARCHAR OR cohort IN (SELECT scope FROM contracts)
+GROUP BY cohort, table_name, reason
+ORDER BY num_rows DESC, cohort, table_name, reason

@@ -1,0 +1,84 @@
+"""What the tests of the store share: a small synthetic landing folder, with dirt and without, its contract, a published store.
+
+`published_home` and the landings are made once a session and must not be changed: `corrupt` gives a test its own landing.
+"""
+
+import gzip
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from feature_store.contract import Contract, Generator, load_contract
+from feature_store.home import Home
+from feature_store.ingest.stage import stage
+from feature_store.lake import Lake
+from feature_store.publish import publish_cohort
+from feature_store.synthetic import SyntheticConfig, write_landing
+from feature_store.synthetic_files import write_table
+
+Edit = Callable[[pl.DataFrame], pl.DataFrame]
+Corrupt = Callable[..., Path]
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    data = path.read_bytes()
+    return pl.read_csv(gzip.decompress(data) if path.suffix == ".gz" else data, infer_schema=False)
+
+
+@pytest.fixture(scope="session")
+def small_config() -> SyntheticConfig:
+    return SyntheticConfig(num_cases=80, mean_patches=40, slide_dim=32, num_genes=80)
+
+
+@pytest.fixture(scope="session")
+def dirty_landing(small_config: SyntheticConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_landing(tmp_path_factory.mktemp("dirty") / "landing", small_config)
+
+
+@pytest.fixture(scope="session")
+def clean_landing(small_config: SyntheticConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    clean = SyntheticConfig(**{**vars(small_config), "has_dirt": False})
+    return write_landing(tmp_path_factory.mktemp("clean") / "landing", clean)
+
+
+@pytest.fixture(scope="session")
+def synthetic_contract(small_config: SyntheticConfig) -> Contract:
+    """The shipped contract at the small landing's sizes, whose dirt is a larger share of its few cases."""
+    shipped = load_contract(Path(__file__).parents[1] / "cohorts" / "synthetic.yaml")
+    slides = shipped.slides[0]
+    encoder = slides.encoder.model_copy(update={"name": "synthetic-32", "dim": small_config.slide_dim})
+    sizes = {name: getattr(small_config, name) for name in Generator.model_fields}
+    return shipped.model_copy(
+        update={
+            "slides": (slides.model_copy(update={"encoder": encoder}),),
+            "generator": Generator(**sizes),
+            "max_quarantined_fraction": 0.2,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def published_home(dirty_landing: Path, synthetic_contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A store that holds the dirty landing's cohort `synthetic`. For reading only."""
+    home = Home(tmp_path_factory.mktemp("published"))
+    publish_cohort(Lake(home), stage(synthetic_contract, dirty_landing, home), "synthetic")
+    return home
+
+
+@pytest.fixture
+def corrupt(clean_landing: Path, tmp_path: Path) -> Corrupt:
+    """Return a function that copies a landing (by default the clean one) and applies an edit to each table named.
+
+    `corrupt({"rna.csv.gz": lambda frame: frame.head(0)})` gives the copy's folder.
+    """
+
+    def make(edits: dict[str, Edit] | None = None, source: Path = clean_landing) -> Path:
+        folder = shutil.copytree(source, tmp_path / f"landing-{len(list(tmp_path.iterdir()))}")
+        for name, edit in (edits or {}).items():
+            write_table(folder / name, edit(read_table(folder / name)))
+        return folder
+
+    return make
