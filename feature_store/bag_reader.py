@@ -1,17 +1,16 @@
 """Reading bags for training: copies straight out of mapped shards, at offsets the records give.
 
-Belongs here: the open mappings and every way of copying a bag's values out of them. Does not belong here: finding
-offsets (bag_page.py), writing (bag_file.py), torch, batches and threads (mice_model/); SQL reads the same files itself.
+Belongs here: the open mappings and every way of copying a bag's values out of them. Does not belong here: one mapping and
+reading ahead in it (bag_mapping.py), finding offsets (bag_page.py), writing (bag_file.py), torch, batches and threads
+(mice_model/); SQL reads the same files itself.
 
 Every method returns a copy, never a view into a mapping, and may be called from several threads at once. Half of all
 offsets are odd, so values are moved as bytes and viewed as float16 only where they have arrived, aligned.
 """
 
 import zlib
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -19,22 +18,15 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 
 from feature_store.bag_file import checksum_error, read_coordinates
-from feature_store.bag_page import (
-    FLOAT16_BYTES,
-    EmbeddingPage,
-    bag_file_error,
-    embedding_column,
-    map_shard,
-    read_footer,
-    walk_embedding_page,
-)
+from feature_store.bag_mapping import MappedShard, which_bag
+from feature_store.bag_page import bag_file_error
 from feature_store.bag_record import BagRecord
 from feature_store.errors import BagInputError
 
 Half = npt.NDArray[np.float16]
+_DENSE_PICK = 1 / 8
 
 
 class BagReader:
@@ -49,7 +41,7 @@ class BagReader:
     def __init__(self, directory: Path, max_open_shards: int = 64) -> None:
         self._directory = directory
         self._max_open_shards = max(1, max_open_shards)
-        self._shards: OrderedDict[str, _MappedShard] = OrderedDict()
+        self._shards: OrderedDict[str, MappedShard] = OrderedDict()
         self._lock = Lock()
         self._is_closed = False
 
@@ -77,16 +69,19 @@ class BagReader:
             page = shard.page(record)
             levels = zlib.crc32(shard.data[page.body_offset_bytes : page.values_offset_bytes].data)
             if not page.crc32 == record.page_crc32 == zlib.crc32(bag.data, levels):
-                raise checksum_error(_name(record))
+                raise checksum_error(which_bag(record))
         return bag
 
     def window(self, record: BagRecord, start: int, count: int, out: Half | None = None) -> Half:
         """Return patches `start` to `start + count` of the bag, float16 (count, dim)."""
         if start < 0 or count < 0 or start + count > record.num_patches:
             raise _request_error(record, f"window of {count} patches from {start}")
-        source = self._shard(record).rows(record)
+        shard = self._shard(record)
+        source = shard.rows(record)
         target = _target(record, count, out)
-        np.copyto(target.view(np.uint8), source[start : start + count])
+        target_bytes = target.view(np.uint8)
+        for first, last in shard.steps(record, start, start + count):
+            np.copyto(target_bytes[first - start : last - start], source[first:last])
         return target
 
     def rows(self, record: BagRecord, indices: npt.NDArray[np.integer], out: Half | None = None) -> Half:
@@ -100,10 +95,17 @@ class BagReader:
             raise _request_error(record, f"indices {picked.dtype} of shape {picked.shape}")
         if picked.size and (picked[0] < 0 or picked[-1] >= record.num_patches):
             raise _request_error(record, f"indices from {picked[0]} to {picked[-1]}")
-        source = self._shard(record).rows(record)
+        shard = self._shard(record)
+        source = shard.rows(record)
         target = _target(record, picked.size, out)
-        # Bounds were checked above; numpy's own check ("raise") would gather into a buffer and copy once more.
-        np.take(source, picked.astype(np.intp), axis=0, out=target.view(np.uint8), mode="clip")
+        picked, target_bytes = picked.astype(np.intp), target.view(np.uint8)
+        # A sparse pick is left to page faults: reading ahead would fetch mostly rows that nobody asked for.
+        is_dense = picked.size > _DENSE_PICK * record.num_patches
+        steps = shard.steps(record, 0, record.num_patches) if is_dense else [(0, record.num_patches)]
+        for step in steps:
+            begin, end = np.searchsorted(picked, step)
+            # Bounds were checked above; numpy's own check ("raise") would gather into a buffer and copy once more.
+            np.take(source, picked[begin:end], axis=0, out=target_bytes[begin:end], mode="clip")
         return target
 
     def coordinates(self, record: BagRecord) -> npt.NDArray[np.int32]:
@@ -111,7 +113,7 @@ class BagReader:
         row_group = self._shard(record).row_group(record)
         xy = read_coordinates(self._directory / record.shard, row_group)
         if len(xy) != record.num_patches:
-            raise bag_file_error(_name(record), f"{len(xy)} coordinates", f"{record.num_patches}")
+            raise bag_file_error(which_bag(record), f"{len(xy)} coordinates", f"{record.num_patches}")
         return xy
 
     def pack(
@@ -147,63 +149,21 @@ class BagReader:
                 patches[begin : begin + count] = bag
         return patches, ends.astype(np.int32)
 
-    def _shard(self, record: BagRecord) -> "_MappedShard":
+    def _shard(self, record: BagRecord) -> "MappedShard":
         """Return the record's shard, mapped, as the most recently used."""
         with self._lock:
             if self._is_closed:
-                raise bag_file_error(_name(record), "the reader is closed", "an open BagReader")
+                raise bag_file_error(which_bag(record), "the reader is closed", "an open BagReader")
             shard = self._shards.get(record.shard)
             if shard is None:
                 if Path(record.shard).name != record.shard:
-                    raise bag_file_error(_name(record), f"shard {record.shard!r}", "a file name in the bag folder")
-                shard = self._shards[record.shard] = _MappedShard(self._directory / record.shard)
+                    raise bag_file_error(which_bag(record), f"shard {record.shard!r}", "a file name in the bag folder")
+                shard = self._shards[record.shard] = MappedShard(self._directory / record.shard)
                 # Dropped, not closed: another thread may still be copying from it.
                 if len(self._shards) > self._max_open_shards:
                     self._shards.popitem(last=False)
             self._shards.move_to_end(record.shard)
             return shard
-
-
-class _MappedShard:
-    """One mapped shard; the mapping closes with the last reference to `data`, its bytes as uint8."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._mapping = map_shard(path)
-        self.data = np.frombuffer(self._mapping, dtype=np.uint8)
-
-    @cached_property
-    def _footer(self) -> pq.FileMetaData:
-        return read_footer(self._path)
-
-    @cached_property
-    def _chunk_offsets(self) -> list[int]:
-        index, _ = embedding_column(self._footer, self._path.name)
-        groups = range(self._footer.num_row_groups)
-        return [self._footer.row_group(group).column(index).data_page_offset for group in groups]
-
-    def rows(self, record: BagRecord) -> npt.NDArray[np.uint8]:
-        """Return a view of the bag's values as bytes, uint8 (N, dim * 2); BagFileError where it leaves the file."""
-        # Python integers: a record from a table may carry int32, whose product overflows.
-        begin, row_bytes = int(record.offset_bytes), int(record.dim) * FLOAT16_BYTES
-        end = begin + int(record.num_patches) * row_bytes
-        if begin < 4 or record.num_patches < 1 or record.dim < 1 or end > len(self.data):
-            found = f"{record.num_patches} x {record.dim} float16 at byte {begin}"
-            raise bag_file_error(_name(record), found, f"a bag within the file's {len(self.data)} bytes")
-        return self.data[begin:end].reshape(record.num_patches, row_bytes)
-
-    def row_group(self, record: BagRecord) -> int:
-        """Return the number of the row group whose embedding page holds the record's values."""
-        return bisect_right(self._chunk_offsets, record.offset_bytes) - 1
-
-    def page(self, record: BagRecord) -> EmbeddingPage:
-        """Return the page the file's own headers describe; BagFileError unless the record says the same."""
-        page = walk_embedding_page(self._mapping, self._footer, self.row_group(record), _name(record))
-        found = (page.values_offset_bytes, page.num_values // page.dim, page.dim)
-        recorded = (record.offset_bytes, record.num_patches, record.dim)
-        if found != recorded:
-            raise bag_file_error(_name(record), f"offset, patches, dim {found} in the file", f"the record's {recorded}")
-        return page
 
 
 def _subset(num_patches: int, count: int, rng: np.random.Generator | None) -> npt.NDArray[np.int64]:
@@ -225,8 +185,4 @@ def _target(record: BagRecord, count: int, out: Half | None) -> Half:
 
 def _request_error(record: BagRecord, found: str) -> BagInputError:
     expected = f"a request and a writable C-contiguous float16 buffer for {record.num_patches} x {record.dim}"
-    return BagInputError(f"{_name(record)}: {found}, expected {expected}. Check the caller.")
-
-
-def _name(record: BagRecord) -> str:
-    return f"Bag of slide {record.slide_id} (case {record.case_id}) in {record.shard}"
+    return BagInputError(f"{which_bag(record)}: {found}, expected {expected}. Check the caller.")

@@ -45,6 +45,10 @@ class SnapshotMissingError(MiceError):
     """No snapshot of the given id, or no published cohort to take one of."""
 
 
+class CaseMissingError(MiceError):
+    """No row of the store names the case."""
+
+
 class BagFileError(MiceError):
     """A bag shard is not laid out as docs/bags.md demands (wrong encoding, pages, offsets or counts)."""
 

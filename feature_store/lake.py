@@ -43,6 +43,14 @@ class Snapshot:
     key: str
 
 
+@dataclass
+class Transaction:
+    """A transaction under way. Once it has ended, `snapshot_id` is its commit's, or None where it changed nothing."""
+
+    connection: duckdb.DuckDBPyConnection
+    snapshot_id: int | None = None
+
+
 class Lake:
     """The tables of one installation. Cheap to make; every method opens what it needs and closes it again."""
 
@@ -52,39 +60,34 @@ class Lake:
 
     @property
     def exists(self) -> bool:
-        """Say whether a catalog is there; a writer killed over its first commit can leave an empty file, which is none."""
-        if not self.home.catalog.is_file():
-            return False
-        with closing(sqlite3.connect(f"{self.home.catalog.as_uri()}?mode=ro", uri=True)) as catalog:
-            found = catalog.execute("SELECT count(*) FROM sqlite_master WHERE name = 'ducklake_snapshot'").fetchone()
-        return bool(found[0])
+        """Say whether there is a store with tables, be they empty."""
+        return self._newest() > 0
 
     @contextmanager
     def reader(self, snapshot_id: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Yield a connection that sees the lake read-only, at the newest snapshot or the given one.
+        """Yield a read-only connection to one snapshot, the given or the now newest one, whatever is committed meanwhile.
 
         Raises StoreMissingError when nothing was ever published here, SnapshotMissingError for an id that no commit has.
         """
-        if not self.exists:
+        newest = self._newest()
+        if newest < 1:
             raise StoreMissingError(
                 f"feature store: no catalog at {self.home.catalog}, expected one. "
                 "Run `make demo`, or set MICE_HOME to the folder that holds the store."
             )
-        if snapshot_id is not None and snapshot_id < 1:  # DuckLake takes 0 for "the newest"
-            raise self._no_snapshot(snapshot_id)
-        version = f", SNAPSHOT_VERSION {int(snapshot_id)}" if snapshot_id is not None else ""
+        chosen = newest if snapshot_id is None else int(snapshot_id)
+        if not 1 <= chosen <= newest:  # DuckLake would take 0 for "the newest"
+            raise self._no_snapshot(chosen)
         with self._connected() as connection:
             try:
-                self._attach(connection, f"READ_ONLY{version}")
+                self._attach(connection, f"READ_ONLY, SNAPSHOT_VERSION {chosen}")
             except duckdb.InvalidInputException as error:
-                if snapshot_id is None:
-                    raise
-                raise self._no_snapshot(snapshot_id) from error
+                raise self._no_snapshot(chosen) from error
             yield connection
 
     @contextmanager
-    def transaction(self, message: str, key: str) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Yield a connection inside one transaction over all tables; commit at the end, roll back on any error.
+    def transaction(self, message: str, key: str) -> Iterator[Transaction]:
+        """Yield one transaction over all tables; commit at the end, roll back on any error.
 
         Waits at most `lock_timeout_s` for other writers, then raises StoreBusyError.
         """
@@ -95,15 +98,18 @@ class Lake:
             with FileLock(lock_path, timeout=self._lock_timeout_s), self._connected() as connection:
                 self._attach(connection, "DATA_INLINING_ROW_LIMIT 0")
                 self._ensure_tables(connection)
+                transaction, newest = Transaction(connection), self._newest()
                 connection.execute("BEGIN")
                 try:
-                    yield connection
+                    yield transaction
                     connection.execute("CALL lake.set_commit_message('mice', ?, extra_info => ?)", [message, key])
                     connection.execute("COMMIT")
                 except BaseException:
                     with suppress(duckdb.Error):  # a failed COMMIT has rolled back already
                         connection.execute("ROLLBACK")
                     raise
+                committed = self._newest()  # ours, if it is another: the lock is still held
+                transaction.snapshot_id = committed if committed > newest else None
         except Timeout as error:
             raise StoreBusyError(
                 f"catalog lock {lock_path}: held by another writer for over {self._lock_timeout_s:g} s, expected it free. "
@@ -135,6 +141,15 @@ class Lake:
         catalog, data = _quoted(self.home.catalog), _quoted(self.home.tables)
         connection.execute(f"ATTACH 'ducklake:sqlite:{catalog}' AS lake (DATA_PATH '{data}', {_CATALOG_OPTIONS}, {options})")
         connection.execute("USE lake")
+
+    def _newest(self) -> int:
+        """Return the id of the newest commit; 0 without a catalog, or with one that a process killed over it left unfinished."""
+        if not self.home.catalog.is_file():
+            return 0
+        with closing(sqlite3.connect(f"{self.home.catalog.resolve().as_uri()}?mode=ro", uri=True)) as catalog:
+            if not catalog.execute("SELECT 1 FROM sqlite_master WHERE name = 'ducklake_snapshot'").fetchone():
+                return 0
+            return int(catalog.execute("SELECT coalesce(max(snapshot_id), 0) FROM ducklake_snapshot").fetchone()[0])
 
     def _no_snapshot(self, snapshot_id: int) -> SnapshotMissingError:
         return SnapshotMissingError(

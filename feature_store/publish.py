@@ -5,12 +5,12 @@ table; so a repeated write does nothing, whether its first acknowledgement was l
 """
 
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import duckdb
+import numpy as np
 import polars as pl
 
 from feature_store.audit import audit
@@ -62,13 +62,10 @@ def publish(lake: Lake, writes: Sequence[Write], message: str) -> Published:
     hashes = [content_sha256(write) for write in writes]
     num_rows = {write.table.name: write.rows.height for write in reversed(writes)}
     content = {write.table.name: digest for write, digest in reversed(list(zip(writes, hashes, strict=True)))}
-    if lake.exists:
-        with lake.reader() as connection:
-            if not _changed(connection, writes, hashes):
-                return Published(None, (), num_rows, content)
     key = hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:32]
-    with lake.transaction(message, key) as connection:
-        changed = _changed(connection, writes, hashes)  # again: another writer may have been first
+    with lake.transaction(message, key) as transaction:
+        connection = transaction.connection
+        changed = _changed(connection, writes, hashes)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         for index in changed:
             write = writes[index]
@@ -77,24 +74,39 @@ def publish(lake: Lake, writes: Sequence[Write], message: str) -> Published:
             record = pl.DataFrame([row], schema=PUBLICATIONS.schema, orient="row")
             connection.execute("DELETE FROM publications WHERE scope = ? AND table_name = ?", row[:2])
             _insert(connection, PUBLICATIONS, record)
-    if not changed:
-        return Published(None, (), num_rows, content)
-    snapshots = [snapshot.snapshot_id for snapshot in lake.snapshots() if snapshot.key == key]
-    return Published(max(snapshots), tuple(writes[index].table.name for index in changed), num_rows, content)
+    return Published(transaction.snapshot_id, tuple(writes[index].table.name for index in changed), num_rows, content)
 
 
 def content_sha256(write: Write) -> str:
-    """Return the hash of a write's scope, columns and rows in key order."""
-    order = list(write.table.key) or write.rows.columns
-    arrow = write.table.conform(write.rows).sort(order, maintain_order=True).rechunk().to_arrow()
-    buffer = io.BytesIO()
-    pl.DataFrame(arrow).write_ipc_stream(buffer, compat_level=pl.CompatLevel.oldest())
-    return hashlib.sha256(write.scope.encode() + b"\0" + buffer.getbuffer()).hexdigest()
+    """Return the hash of a write's scope, columns and rows in key order.
+
+    Over the values and not over Arrow's buffers, which differ for equal rows (a mask of nulls where nothing is null).
+    """
+    digest = hashlib.sha256(write.scope.encode())
+    rows = write.table.conform(write.rows).sort(list(write.table.key) or write.rows.columns, maintain_order=True)
+    for column in write.table.columns:
+        digest.update(f"\0{column.name} {column.sql_type} {rows.height}\0".encode())
+        _add_values(digest, rows[column.name])
+    return digest.hexdigest()
+
+
+def _add_values(digest: "hashlib._Hash", values: pl.Series) -> None:
+    digest.update(np.packbits(values.is_null().to_numpy()).tobytes())
+    values = values.drop_nulls()
+    if values.dtype == pl.String:
+        digest.update(values.str.len_bytes().to_numpy().tobytes())
+        digest.update("".join(values).encode())
+    elif values.dtype == pl.List:
+        lengths = values.list.len()
+        digest.update(lengths.to_numpy().tobytes())
+        _add_values(digest, values.filter(lengths > 0).explode())
+    elif values.dtype.is_float():
+        digest.update((values.to_numpy() + 0).tobytes())  # the store returns -0.0 as 0.0
+    else:
+        digest.update(values.to_numpy().tobytes())
 
 
 def _changed(connection: duckdb.DuckDBPyConnection, writes: Sequence[Write], hashes: list[str]) -> list[int]:
-    if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'publications'").fetchall():
-        return list(range(len(writes)))
     rows = connection.execute("SELECT scope, table_name, content_sha256 FROM publications").fetchall()
     last = {(scope, name): digest for scope, name, digest in rows}
     return [

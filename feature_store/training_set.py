@@ -85,11 +85,15 @@ def latest_snapshot(lake: Lake) -> int:
 def training_set_id(lake: Lake, snapshot_id: int, cohorts: Sequence[str], endpoint: str, split: str) -> str:
     """Return the content hash of the rows, endpoint and split: equal ids mean equal training sets."""
     with lake.reader(snapshot_id) as connection:
-        rows = connection.execute(
-            "SELECT scope, table_name, content_sha256 FROM publications "
-            "WHERE list_contains(?, scope) AND list_contains(?, table_name) ORDER BY ALL",
-            [list(cohorts), list(_FEATURE_TABLES)],
-        ).fetchall()
+        return _content_id(connection, cohorts, endpoint, split)
+
+
+def _content_id(connection: duckdb.DuckDBPyConnection, cohorts: Sequence[str], endpoint: str, split: str) -> str:
+    rows = connection.execute(
+        "SELECT scope, table_name, content_sha256 FROM publications "
+        "WHERE list_contains(?, scope) AND list_contains(?, table_name) ORDER BY ALL",
+        [list(cohorts), list(_FEATURE_TABLES)],
+    ).fetchall()
     return hashlib.sha256(repr((rows, endpoint, split)).encode()).hexdigest()[:32]
 
 
@@ -105,7 +109,8 @@ def read_training_set(
     """Read a training set from one snapshot.
 
     Raises LeakageError for a clinical feature that is not a baseline column and for a case in two of the cohorts,
-    SnapshotMissingError if no case has the endpoint, StudyError if several encoders made the bags and `slide_encoder` names none.
+    SnapshotMissingError if no case has the endpoint, StudyError if the split has a place for no case, or if several encoders
+    made the bags and `slide_encoder` names none.
     """
     _refuse_leakage(clinical_features)
     with lake.reader(snapshot_id) as connection:
@@ -123,12 +128,17 @@ def read_training_set(
                 "Materialize the cohorts, or choose another endpoint."
             )
         _refuse_repeated(cases)
+        if cases["fold"].null_count() == cases.height:
+            splits = [name for (name,) in connection.execute("SELECT DISTINCT split FROM folds ORDER BY ALL").fetchall()]
+            raise StudyError(
+                f"split {split}: no case of {list(cohorts)[:5]} has a fold, expected one of {splits}. Correct the study."
+            )
         # what the other queries join, so that a case of the same id in a cohort not asked for stays out
         connection.register("chosen", cases.select("cohort", "case_id").with_row_index("row").to_arrow())
         columns = ", ".join(["row", *(f'"{name}"' for name in clinical_features)])
         clinical = _frame(connection, f"SELECT {columns} FROM chosen LEFT JOIN clinical USING (cohort, case_id) ORDER BY row")
         return TrainingSet(
-            training_set_id=training_set_id(lake, snapshot_id, cohorts, endpoint, split),
+            training_set_id=_content_id(connection, cohorts, endpoint, split),
             snapshot_id=snapshot_id,
             endpoint=endpoint,
             split=split,
@@ -181,7 +191,8 @@ def _vectors(connection: duckdb.DuckDBPyConnection, table: str, num_cases: int) 
     for (panel_id,), panel in panels.group_by("panel_id", maintain_order=True):
         rows = _frame(
             connection,
-            f'SELECT row, "values" FROM chosen JOIN {BY_NAME[table].name} USING (cohort, case_id) WHERE panel_id = $p ORDER BY row',
+            f'SELECT row, "values" FROM chosen JOIN {BY_NAME[table].name} USING (cohort, case_id) '
+            "WHERE panel_id = $p ORDER BY row",
             {"p": panel_id},
         )
         if rows.is_empty():

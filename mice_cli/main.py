@@ -7,10 +7,15 @@ from typing import Annotated
 
 import typer
 
+from mice_cli.doctor_command import doctor
+from mice_cli.lineage_command import lineage
+from mice_cli.snapshots_command import diff, snapshots
 from mice_cli.sql_command import sql
+from mice_cli.verify_command import verify
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-app.command("sql")(sql)
+for command in (sql, snapshots, diff, lineage, verify, doctor):
+    app.command(command.__name__)(command)
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="The installation's folder (default: MICE_HOME or .mice).")]
 

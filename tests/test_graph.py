@@ -1,7 +1,12 @@
 """The whole graph through a real Dagster instance, in process, on a small synthetic cohort: what `make demo` does."""
 
 import json
+import os
+import re
+import shlex
 import shutil
+import subprocess
+import sys
 
 import polars as pl
 import pytest
@@ -97,6 +102,24 @@ def test_result_line_has_what_the_demo_promises(finished):
     assert (platform.home.reports / line["report"].rsplit("/", 1)[-1]).is_file()
 
 
+def test_readme_query_runs_as_printed(finished):
+    platform, _ = finished
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    command = re.search(r"^\.venv/bin/(mice sql .*)$", readme, re.MULTILINE)
+    assert command is not None
+    arguments = shlex.split(command.group(1))[1:]
+    done = subprocess.run(
+        [sys.executable, "-m", "mice_cli.main", *arguments],
+        env={**os.environ, "MICE_HOME": platform.home_folder},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "amber" in done.stdout
+    assert "birch" in done.stdout
+
+
 def test_report_names_no_case(finished):
     platform, _ = finished
     page = platform.plan.report.read_text(encoding="utf-8")
@@ -139,7 +162,7 @@ def test_a_cohort_that_fails_a_check_is_not_published(tmp_path):
     clinical = pl.read_csv(landing / "clinical.csv", infer_schema=False)
     words = pl.col("OS").replace({"0": "Alive", "1": "Dead"})
     clinical.with_columns(OS=words).write_csv(landing / "clinical.csv")
-    with open_instance(platform.home.dagster) as instance, pytest.raises(RunFailedError, match="outcomes_can_be_learned"):
+    with open_instance(platform.home.dagster) as instance, pytest.raises(RunFailedError, match="few_rows_are_quarantined"):
         materialize_cohorts(platform, instance, ["synthetic"])
     assert not Lake(platform.home).exists
     staged = next((platform.home.staging / "synthetic").glob("*/quarantine.parquet"))

@@ -91,7 +91,8 @@ def stage(contract: Contract, landing: Path, home: Home, on_progress: Progress |
     folder = home.staging / contract.name / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(home.staging / f"{contract.name}.lock"):
-        if not folder.is_dir():
+        if not _is_whole(folder, home.bags):
+            shutil.rmtree(folder, ignore_errors=True)
             partial = folder.parent / f".partial-{uuid.uuid4().hex}"
             partial.mkdir()
             try:
@@ -105,6 +106,14 @@ def stage(contract: Contract, landing: Path, home: Home, on_progress: Progress |
                     shutil.rmtree(other)
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     return Staged(contract.name, key, folder, about["num_normalised"], contract.max_quarantined_fraction)
+
+
+def _is_whole(folder: Path, bags: Path) -> bool:
+    """Say whether a contract is staged and the shards that its rows name are still in the store."""
+    if not folder.is_dir():
+        return False
+    shards = pl.scan_parquet(folder / "patch_bags.parquet").select(pl.col("shard").unique()).collect()
+    return all((bags / shard).is_file() for shard in shards["shard"])
 
 
 def _read(contract: Contract, landing: Path, home: Home, on_progress: Progress | None) -> tuple[dict[str, pl.DataFrame], Ingest]:

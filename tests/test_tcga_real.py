@@ -1,0 +1,127 @@
+"""The TCGA contract on the real files of the landing folder, which is not part of the project: skipped where it is absent."""
+
+import os
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from feature_store import sources
+from feature_store.audit import audit
+from feature_store.contract import Contract, GivenSplit, load_contract
+from feature_store.home import Home
+from feature_store.ingest.stage import Staged, stage
+from feature_store.tables import COHORT_TABLES
+
+pytestmark = pytest.mark.real
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def landing() -> Path:
+    folder = Path(os.environ.get("MICE_DATA") or ROOT.parent / "shared" / "data")
+    if not (folder / "raw" / "tcga_cdr").is_dir():
+        pytest.skip(f"no TCGA files in {folder}: set MICE_DATA to the landing folder")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def contract() -> Contract:
+    return load_contract(ROOT / "cohorts" / "tcga.yaml")
+
+
+@pytest.fixture(scope="module")
+def staged(landing: Path, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Staged:
+    """All of TCGA, staged once: half a minute."""
+    return stage(contract, landing, Home(tmp_path_factory.mktemp("tcga")))
+
+
+def quarantined(staged: Staged, table: str, reason: str) -> pl.DataFrame:
+    return staged.table("quarantine").filter((pl.col("table_name") == table) & (pl.col("reason") == reason))
+
+
+def test_all_projects_are_there(staged: Staged, contract: Contract) -> None:
+    cases = staged.table("cases")
+    assert set(cases["cohort"]) == set(contract.cohorts)
+    assert (cases["cohort"].n_unique(), cases["cancer_type"].n_unique()) == (33, 31)
+    assert cases.height == 11_160 - 57
+
+
+@pytest.mark.parametrize("cohort", ["TCGA-BRCA", "TCGA-LAML", "TCGA-UCEC"])
+def test_cohorts_pass_their_audit(staged: Staged, cohort: str) -> None:
+    assert [check for check in audit(staged, cohort) if not check.is_passed] == []
+
+
+def test_cases_with_everything(staged: Staged) -> None:
+    present = staged.table("modality_matrix").filter(pl.col("state") == "present")
+    wanted = ("rna", "mutations", "copy_number", "report")
+    complete = present.filter(pl.col("modality").is_in(wanted)).group_by("case_id").len().filter(pl.col("len") == len(wanted))
+    os = staged.table("endpoints").filter(pl.col("endpoint") == "os")
+    assert complete.join(os, on="case_id", how="semi").height >= 3_800
+
+
+def test_redacted_cases_are_out(staged: Staged) -> None:
+    redacted = quarantined(staged, "cases", "redacted by TCGA")["case_id_found"]
+    assert len(redacted) == redacted.n_unique() == 57
+    for name in (table.name for table in COHORT_TABLES if "case_id" in table.schema):
+        assert not staged.table(name)["case_id"].is_in(redacted.to_list()).any(), name
+
+
+def test_no_outcome_is_among_the_slide_features(contract: Contract, landing: Path) -> None:
+    """The files of slide features carry outcome columns beside them: the pattern must not match one."""
+    from feature_store.ingest.omics import feature_columns
+    from feature_store.ingest.slides import _canonical
+
+    words = [
+        "SURV",
+        "DEATH",
+        "DEAD",
+        "VITAL",
+        "FOLLOW",
+        "RECUR",
+        "RELAPSE",
+        "STAGE",
+        "GRADE",
+        "_OS",
+        "_PFI",
+        "_DSS",
+        "TIME",
+        "DAYS",
+    ]
+    for spec in contract.slides:
+        for file in sources.find(landing, spec.path):
+            raw = sources.read_table(file)
+            columns = feature_columns(raw.rename({name: _canonical(name) for name in raw.columns if name}), spec.features, file)
+            assert len(columns) == 607
+            assert not [name for name in columns if any(word in name for word in words)]
+
+
+def test_folds_are_porpoises(staged: Staged, contract: Contract) -> None:
+    folds = staged.table("folds").join(staged.table("cases").select("case_id", "cancer_type"), on="case_id")
+    assert isinstance(contract.split, GivenSplit)
+    assert set(folds["cancer_type"]) == set(contract.split.cancer_types)
+    assert folds["case_id"].is_unique().all()
+    assert set(folds["fold"]) == set(range(5))
+    sizes = folds.group_by("cancer_type", "fold").len()
+    assert sizes.height == 12 * 5
+
+
+def test_event_counts_are_the_published_ones(staged: Staged, landing: Path) -> None:
+    """PORPOISE codes 1 = censored, TCGA-CDR 1 = died: the same cases must come out with the same events."""
+    os = staged.table("endpoints").filter(pl.col("endpoint") == "os")
+    cancer_types = staged.table("cases").select("case_id", "cancer_type")
+    folds = staged.table("folds").join(os, on="case_id").join(cancer_types, on="case_id")
+    redacted = quarantined(staged, "cases", "redacted by TCGA")["case_id_found"].to_list()
+    for cancer_type, known in {"blca": 169, "brca": 130, "ucec": 75}.items():
+        file = sources.find(landing, f"raw/porpoise/mutsig/tcga_{cancer_type}_all_clean.csv.zip")[0]
+        theirs = sources.read_table(file).unique("case_id").filter(pl.col("censorship").cast(pl.Float64) == 0)
+        assert theirs.height == known
+        num_redacted = theirs["case_id"].is_in(redacted).sum()
+        assert folds.filter(pl.col("cancer_type") == cancer_type)["event_observed"].sum() == known - num_redacted
+
+
+def test_barcodes_that_the_cases_lack_are_quarantined(staged: Staged) -> None:
+    """Firehose's LUAD file has 52 cases of site 17 that TCGA-CDR does not know."""
+    unknown = quarantined(staged, "mutations", "case is not in the cases table")["case_id_found"]
+    assert unknown.filter(unknown.str.starts_with("TCGA-17-Z")).str.slice(0, 12).n_unique() == 52
+    assert not staged.table("cases")["case_id"].str.starts_with("TCGA-17-Z").any()
