@@ -14,7 +14,7 @@ from benchmarks.bag_formats import Array, Pt16
 from benchmarks.bag_own import Ours
 from feature_store.bag_record import BagRecord, SlideBag
 
-BATCH_SIZE, NUM_WORKERS, NUM_BATCHES, WARM_UP = 4, 2, 40, 4
+BATCH_SIZE, NUM_WORKERS, NUM_BATCHES, WARM_UP = 4, 2, 24, 4
 
 
 class PtPatches(Dataset[torch.Tensor]):

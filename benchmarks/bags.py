@@ -127,6 +127,7 @@ def print_table(figures: Figures) -> None:
     for name, by in figures.items():
         cells = [f"{by[column]:.2f}" if column in by else "" for column in COLUMNS]
         sys.stdout.write(f"| {name} | {' | '.join(cells)} |\n")
+    sys.stdout.flush()
 
 
 def versions() -> dict[str, str]:
@@ -157,6 +158,7 @@ def main() -> None:
         formats = write_all(folder, bags)
         by_name = {type(each).__name__: each for each in formats}
         figures = measure(formats, bags, NUM_COLD_QUICK if is_quick else NUM_COLD)
+        print_table(figures)
         say("batches")
         batches = batches_per_second(by_name["Ours"], by_name["Pt16"], bags, PART, num_rounds=3)
         say("ingest")
@@ -164,7 +166,6 @@ def main() -> None:
         ingest = ingest_seconds(folder, h5_files, DIM, num_rounds=3)
         say("listing")
         listing = listing_seconds(folder, 12_000)
-    print_table(figures)
     sys.stdout.write(f"\nbatches of (4, {PART:,}, {DIM}) a second: {json.dumps(batches)}\n")
     sys.stdout.write(f"ingest of {len(h5_files)} TRIDENT h5 files, seconds: {json.dumps(ingest)}\n")
     sys.stdout.write(f"12,000 registered bags, seconds: {json.dumps(listing)}\n")

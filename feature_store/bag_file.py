@@ -11,8 +11,7 @@ import logging
 import os
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_store.bag_page import FLOAT16_BYTES, bag_file_error, map_shard, read_footer, walk_embedding_page
+from feature_store.bag_page import bag_file_error, map_shard, read_footer, walk_embedding_page
 from feature_store.bag_record import (
     INT32_MAX,
     BagRecord,
@@ -51,63 +50,45 @@ def write_shards(
 ) -> list[BagRecord]:
     """Write bags, in the order given, into shards of about `max_shard_bytes` and return one record per bag.
 
-    Reading overlaps writing: while a thread writes one bag, the next is taken from the iterable, in the caller's thread,
-    and a full shard is published beside both; so two bags are held at a time, and a bag once given must not be changed.
-    `on_bag` is called, by the writing thread, once a bag is in the temporary file, which becomes durable only when its
-    shard is renamed into place. The same bags under the
+    Each bag is taken from the iterable, written and let go before the next is asked for; `on_bag` is called once a bag
+    is in the temporary file, which becomes durable only when its shard is renamed into place. The same bags under the
     same limit give the same names and, with the same pyarrow, the same bytes; a sound shard that is there already is
     kept. On any failure the unfinished shard is removed; finished ones stay, and a second run finds them again.
     A bag that cannot be stored raises BagInputError, or is handed to `on_rejected` and left out. A written shard that
     does not read back as it must raises BagFileError.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    shards: list[_OpenShard] = []
-    published: list[Future[list[BagRecord]]] = []
-    in_flight: Future[None] | None = None
-    try:
-        # One bag and one shard in flight at most: memory stays at two bags, and a failure stops what builds on it.
-        with ThreadPoolExecutor(1, "bag-writer") as writer, ThreadPoolExecutor(1, "bag-publisher") as publisher:
-            for bag, embedding, xy in _storable(bags, encoder, on_rejected):
-                num_bytes = embedding.size * FLOAT16_BYTES
-                if in_flight is not None:
-                    in_flight.result()
-                if shards and shards[-1].num_bytes + num_bytes > max_shard_bytes:
-                    if published:
-                        published[-1].result()
-                    published.append(publisher.submit(shards[-1].publish))
-                if len(shards) == len(published):
-                    shards.append(_OpenShard(directory, encoder))
-                shards[-1].num_bytes += num_bytes
-                in_flight = writer.submit(shards[-1].add, bag, embedding, xy, on_bag)
-                del bag, embedding, xy
-            if in_flight is not None:
-                in_flight.result()
-                published.append(publisher.submit(shards[-1].publish))
-            return [record for shard in published for record in shard.result()]
-    finally:
-        for shard in shards:
-            shard.discard()
-
-
-def _storable(
-    bags: Iterable[SlideBag], encoder: EncoderInfo, on_rejected: Callable[[SlideBag, BagInputError], None] | None
-) -> Iterator[tuple[SlideBag, npt.NDArray[np.floating], npt.NDArray[np.int32]]]:
-    """Yield each bag that can be stored with its checked arrays; raise or report (`on_rejected`) the others."""
+    records: list[BagRecord] = []
     slide_ids: set[str] = set()
-    for bag in bags:
-        if bag.slide_id in slide_ids:
-            raise bag_input_error(f"Slide {bag.slide_id!r}", "offered twice", "once")
-        slide_ids.add(bag.slide_id)
-        try:
-            embedding, xy = checked_arrays(bag, encoder)
-        except BagInputError as error:
-            if on_rejected is None:
-                raise
-            on_rejected(bag, error)
-            continue
-        yield bag, embedding, xy
-        # The names would otherwise hold this slide while the iterable builds the next one.
-        del bag, embedding, xy
+    shard: _OpenShard | None = None
+    try:
+        for bag in bags:
+            if bag.slide_id in slide_ids:
+                raise bag_input_error(f"Slide {bag.slide_id!r}", "offered twice", "once")
+            slide_ids.add(bag.slide_id)
+            try:
+                embedding, xy = checked_arrays(bag, encoder)
+            except BagInputError as error:
+                if on_rejected is None:
+                    raise
+                on_rejected(bag, error)
+                continue
+            if shard is not None and shard.num_bytes + embedding.nbytes > max_shard_bytes:
+                records += shard.publish()
+                shard = None
+            if shard is None:
+                shard = _OpenShard(directory, encoder)
+            shard.add(bag, embedding, xy)
+            if on_bag is not None:
+                on_bag(bag)
+            # The names would otherwise hold this slide while the iterable builds the next one.
+            del bag, embedding, xy
+        if shard is not None:
+            records += shard.publish()
+    finally:
+        if shard is not None:
+            shard.discard()
+    return records
 
 
 def read_shard_index(path: Path, *, verify: bool = False) -> list[BagRecord]:
@@ -127,17 +108,17 @@ def read_shard_index(path: Path, *, verify: bool = False) -> list[BagRecord]:
         found = f"metadata of {len(slides)} slides over {footer.num_row_groups} row groups"
         raise bag_file_error(path.name, found, "one row group per slide and a matching content hash")
     records = []
-    with closing(map_shard(path)) as mapping, memoryview(mapping) as content:
+    with closing(map_shard(path)) as mapping:
         for row_group, slide in enumerate(slides):
             which = f"Bag of slide {slide['slide_id']} (case {slide['case_id']}) in {path.name}"
             page = walk_embedding_page(mapping, footer, row_group, which)
             if (page.num_values // page.dim, page.dim) != (slide["num_patches"], encoder["dim"]):
                 raise bag_file_error(which, f"{page.num_values} values", f"{slide['num_patches']} x {encoder['dim']}")
             if verify:
-                with content[page.values_offset_bytes : page.body_offset_bytes + page.body_bytes] as values:
-                    hashes = [hashlib.sha256(part).hexdigest() for part in (values, read_coordinates(path, row_group).data)]
-                    levels = mapping[page.body_offset_bytes : page.values_offset_bytes]
-                    is_sound = zlib.crc32(values, zlib.crc32(levels)) == page.crc32
+                values = mapping[page.values_offset_bytes : page.body_offset_bytes + page.body_bytes]
+                levels = mapping[page.body_offset_bytes : page.values_offset_bytes]
+                hashes = [hashlib.sha256(part).hexdigest() for part in (values, read_coordinates(path, row_group).data)]
+                is_sound = zlib.crc32(values, zlib.crc32(levels)) == page.crc32
                 if not is_sound or hashes != [slide["bag_sha256"], slide["xy_sha256"]]:
                     raise checksum_error(which)
             record = BagRecord(
@@ -202,15 +183,8 @@ class _OpenShard:
             write_page_index=True,
         )
 
-    def add(
-        self,
-        bag: SlideBag,
-        checked: npt.NDArray[np.floating],
-        xy: npt.NDArray[np.int32],
-        on_bag: Callable[[SlideBag], None] | None,
-    ) -> None:
-        """Append one row group: `checked` (N, dim), stored as float16, and `xy` (N, 2); then tell `on_bag`."""
-        embedding = np.ascontiguousarray(checked, dtype="<f2")
+    def add(self, bag: SlideBag, embedding: npt.NDArray[np.float16], xy: npt.NDArray[np.int32]) -> None:
+        """Append one row group: `embedding` (N, dim) and `xy` (N, 2), both checked and C-contiguous."""
         num_patches = len(embedding)
         flat = pa.Array.from_buffers(pa.float16(), embedding.size, [None, pa.py_buffer(embedding)])
         columns = [
@@ -221,6 +195,7 @@ class _OpenShard:
             pa.FixedSizeListArray.from_arrays(flat, type=self._embedding_type),
         ]
         self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema), row_group_size=num_patches)
+        self.num_bytes += embedding.nbytes
         self._slides.append(
             {
                 "slide_id": bag.slide_id,
@@ -234,8 +209,6 @@ class _OpenShard:
                 "magnification": None if bag.magnification is None else float(bag.magnification),
             }
         )
-        if on_bag is not None:
-            on_bag(bag)
 
     def publish(self) -> list[BagRecord]:
         """Finish the file, read it back in full, give it its content's name, and return its records."""
@@ -248,11 +221,9 @@ class _OpenShard:
         }
         self._writer.add_key_value_metadata(metadata)
         self._writer.close()
-        # The disk takes the bytes while they are read back from memory; both must have ended well before the rename.
-        with ThreadPoolExecutor(1, "bag-sync") as pool:
-            synced = pool.submit(_sync, self._temporary)
-            read_shard_index(self._temporary, verify=True)
-            synced.result()
+        with self._temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        read_shard_index(self._temporary, verify=True)
         path = self._directory / f"{content_sha256[:32]}.parquet"
         try:
             # Another pyarrow may have laid out the same content elsewhere, so the records come from the file kept.
@@ -263,7 +234,7 @@ class _OpenShard:
         if records is None:
             # A rename, never a rewrite in place: a reader may have the old file mapped.
             self._temporary.replace(path)
-            _sync(self._directory)
+            _sync_directory(self._directory)
             records = read_shard_index(path)
         _logger.info("shard %s: %d slides, %d bytes of embeddings", path.name, len(records), self.num_bytes)
         self.discard()
@@ -287,9 +258,9 @@ def _content_sha256(encoder: object, slides: object) -> str:
     return hashlib.sha256(_canonical({"format": FORMAT, "encoder": encoder, "slides": slides}).encode()).hexdigest()
 
 
-def _sync(path: Path) -> None:
-    """Make a file's contents, or a rename in a directory, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _sync_directory(directory: Path) -> None:
+    """Make a rename in `directory` durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

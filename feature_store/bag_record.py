@@ -68,8 +68,8 @@ class BagRecord:
     source_sha256: str
 
 
-def checked_arrays(bag: SlideBag, encoder: EncoderInfo) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.int32]]:
-    """Return (embedding (N, dim), as given and fit for float16, xy as int32 (N, 2)), or raise BagInputError."""
+def checked_arrays(bag: SlideBag, encoder: EncoderInfo) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int32]]:
+    """Return (embedding as float16 (N, dim), xy as int32 (N, 2)), both C-contiguous, or raise BagInputError."""
     which = f"Bag of slide {bag.slide_id!r} (case {bag.case_id!r})"
     embedding, xy = np.asarray(bag.embedding), np.asarray(bag.xy)
     if not bag.slide_id or not bag.case_id:
@@ -95,7 +95,7 @@ def checked_arrays(bag: SlideBag, encoder: EncoderInfo) -> tuple[npt.NDArray[np.
         raise bag_input_error(which, found, "positive numbers, or 0, None and None where unknown")
     for begin in range(0, num_patches, _CHECK_ROWS):
         _check_values(embedding[begin : begin + _CHECK_ROWS], which, begin)
-    return embedding, np.ascontiguousarray(xy, dtype="<i4")
+    return np.ascontiguousarray(embedding, dtype="<f2"), np.ascontiguousarray(xy, dtype="<i4")
 
 
 def bag_input_error(which: str, found: str, expected: str) -> BagInputError:

@@ -144,7 +144,9 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         raise ValueError(
             f"{footer.num_rows:,} rows of {footer.num_columns:,} columns, over {MAX_UNPACKED_BYTES:,} bytes unpacked"
         )
-    return pl.read_parquet(path).select(pl.all().cast(pl.String))
+    # through pyarrow, which answers a damaged page with an error where polars panics
+    table = pq.read_table(path, page_checksum_verification=True)
+    return pl.DataFrame(table).select(pl.all().cast(pl.String))
 
 
 def _read_sheet(path: Path, sheet: str | None) -> pl.DataFrame:
@@ -155,7 +157,10 @@ def _read_sheet(path: Path, sheet: str | None) -> pl.DataFrame:
 def _read_rds(path: Path) -> pl.DataFrame:
     import rdata  # noqa: PLC0415 - slow to import (xarray), and needed by few contracts
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # rdata warns of every R attribute it does not map
-        table = rdata.read_rds(path)
-    return pl.DataFrame({str(name): pl.Series(list(table[name])).cast(pl.String) for name in table.columns})
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # rdata warns of every R attribute it does not map
+            table = rdata.read_rds(path)
+        return pl.from_pandas(table.rename(columns=str)).select(pl.all().cast(pl.String))
+    except Exception as error:  # a damaged file makes its parser fail with whatever Python raises
+        raise ValueError(f"no data frame of R: {error!r}") from error

@@ -174,6 +174,7 @@ def loads_or_is_refused(path: Path) -> None:
     assert str(path) in refusal
 
 
+@pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
 @FUZZ
 @given(place=st.sampled_from(leaves(yaml.safe_load(SYNTHETIC))[1:]), value=VALUES)
 def test_fuzzed_fields_give_typed_errors_only(tmp_path: Path, place: tuple[str | int, ...], value: object) -> None:
@@ -185,6 +186,7 @@ def test_fuzzed_fields_give_typed_errors_only(tmp_path: Path, place: tuple[str |
     loads_or_is_refused(written(tmp_path, yaml.safe_dump(document, allow_unicode=True)))
 
 
+@pytest.mark.filterwarnings("ignore:Possible:FutureWarning")  # patterns like [--a]
 @FUZZ
 @given(
     start=st.integers(0, len(SYNTHETIC)),

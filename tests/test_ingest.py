@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,35 @@ def test_an_unreadable_table_is_a_typed_error(tmp_path: Path, name: str, data: b
     (tmp_path / name).write_bytes(data)
     with pytest.raises(SourceFormatError, match=r"source x\..*unreadable as .*expected a table"):
         sources.read_table(sources.fingerprint(tmp_path, tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.csv.zip", "x.csv.gz", "x.rds"])
+def test_torn_and_flipped_tables_give_typed_errors_only(tmp_path: Path, name: str) -> None:
+    """A parser that panics, or fails with an error of its own, takes the run down without a word about the file."""
+    path, frame = tmp_path / name, pl.DataFrame({"a": ["x", "yy", None] * 20, "b": range(60), "c": [1.5] * 60})
+    if name == "x.parquet":
+        frame.write_parquet(path)
+    elif name == "x.csv.gz":
+        write_table(path, frame)
+    elif name == "x.csv.zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("table.csv", frame.write_csv())
+    else:
+        import rdata
+
+        rdata.write_rds(path, frame.to_pandas(), compression=None)
+    assert sources.read_table(sources.fingerprint(tmp_path, path)).shape == (60, 3)
+    whole, rng, num_refused = path.read_bytes(), np.random.default_rng(0), 0
+    for trial in range(100):
+        data = bytearray(whole[: len(whole) * trial // 25] if trial < 25 else whole)
+        for at in rng.integers(0, len(whole), 3 if trial >= 25 else 0):
+            data[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(data)
+        try:
+            sources.read_table(sources.fingerprint(tmp_path, path))
+        except SourceFormatError:
+            num_refused += 1
+    assert num_refused >= 20
 
 
 def test_a_parquet_bomb_is_refused_by_its_footer(tmp_path: Path) -> None:
@@ -581,8 +611,6 @@ def test_tables_of_other_formats_are_the_same_tables(
     elif suffix == "csv.gz":
         write_table(path, frame)
     else:
-        import zipfile
-
         with zipfile.ZipFile(path, "w") as archive:
             archive.write(landing / "copy_number.csv", "anything.csv")
     spec = synthetic_contract.copy_number[0].model_copy(update={"path": path.name})

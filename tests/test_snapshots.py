@@ -86,16 +86,14 @@ def test_a_snapshot_does_not_differ_from_itself_or_from_an_unrelated_commit(chan
 
 
 def test_the_first_publication_adds_everything(changed, published_home):
-    found = {one.table: one for one in diff_snapshots(changed[0], 1, 2).scopes}
-    rna = found["rna"]
+    found = diff_snapshots(changed[0], 1, 2).scopes
+    (rna,) = (one for one in found if one.table == "rna")
     assert len(rna.added) == rna.num_rows_after == current(published_home, RNA).height
     assert (rna.num_rows_before, rna.gone, rna.changed) == (0, (), ())
-    assert found["quarantine"].entity == "table_name case_id_found"
-    assert found["quarantine"].num_rows_after == sum(
-        one.num_rows_after
-        for one in diff_snapshots(changed[0], 1, 2).scopes
-        if one.table == "quarantine" and one.scope == found["quarantine"].scope
-    )
+    quarantine = [one for one in found if one.table == "quarantine"]
+    assert {one.scope for one in quarantine} == {"synthetic", "synthetic:unassigned"}
+    assert {one.entity for one in quarantine} == {"table_name case_id_found"}
+    assert sum(one.num_rows_after for one in quarantine) == current(published_home, QUARANTINE).height
 
 
 def test_columns_added_gone_and_of_another_type(changed, tmp_path):

@@ -169,7 +169,7 @@ def test_hashes_of_another_version_are_a_note(home):
     assert [finding.kind for finding in report.notes] == ["unchecked"]
 
 
-def test_a_missing_shard_of_an_older_snapshot_and_orphans_are_notes(home):
+def test_shards_of_older_snapshots_orphans_and_leftovers_are_notes(home):
     shard = bags(home)[0][2]
     with Lake(home).transaction("withdraw", "k") as transaction:
         transaction.connection.execute("DELETE FROM patch_bags WHERE shard = ?", [shard])
