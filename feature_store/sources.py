@@ -144,9 +144,13 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         raise ValueError(
             f"{footer.num_rows:,} rows of {footer.num_columns:,} columns, over {MAX_UNPACKED_BYTES:,} bytes unpacked"
         )
-    # through pyarrow, which answers a damaged page with an error where polars panics
+    # through pyarrow, which answers damaged pages and texts with an error where polars panics
     table = pq.read_table(path, page_checksum_verification=True)
-    return pl.DataFrame(table).select(pl.all().cast(pl.String))
+    table.validate(full=True)
+    if len(set(table.column_names)) != table.num_columns:
+        raise ValueError("a column occurs twice")
+    columns = dict(zip(table.column_names, table.columns, strict=True))  # without the schema's metadata, which polars parses
+    return pl.DataFrame({name: pl.Series(values).cast(pl.String) for name, values in columns.items()})
 
 
 def _read_sheet(path: Path, sheet: str | None) -> pl.DataFrame:
