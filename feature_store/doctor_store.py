@@ -1,7 +1,6 @@
 """Diagnoses of a home's store and its Dagster folder, as a whole. Objects one by one are verify.py's business."""
 
 import os
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from feature_store.diagnosis import Diagnosis, first_line, some
+from feature_store.errors import CatalogError
 from feature_store.home import Home
 from feature_store.lake import Lake
 from feature_store.verify import has_data, verify
@@ -41,13 +41,14 @@ def diagnose_store(home: Home) -> Iterator[Diagnosis]:
     """Look at the catalog, its lock, every object (quickly) and what is left over."""
     try:
         has_store = Lake(home).exists
-    except sqlite3.Error as error:
-        yield Diagnosis("catalog", "fail", f"{home.catalog}: {first_line(error)}", "Restore catalog.sqlite from a backup")
+    except CatalogError as error:
+        yield Diagnosis("catalog", "fail", first_line(error), "Restore the catalog from a backup")
         return
     if not has_store and not has_data(home):
         yield Diagnosis("catalog", "warn", f"no store at {home.root}", "Run `make demo`, or set MICE_HOME to the right folder")
         return
-    yield _lock(home)
+    if not home.catalog_url:
+        yield _lock(home)
     report = verify(home, is_quick=True)
     catalog = [finding for finding in report.problems if finding.kind == "catalog"]
     yield Diagnosis("catalog", "fail", str(catalog[0]), "mice verify") if catalog else Diagnosis("catalog", "pass", "opens")

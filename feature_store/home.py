@@ -1,7 +1,10 @@
-"""Where everything of one installation lies: `MICE_HOME` (default `.mice` below the working folder). Paths only."""
+"""Where everything of one installation lies: `MICE_HOME` (default `.mice` below the working folder) and `MICE_CATALOG`.
+
+What belongs here: names of places. Opening the catalog is catalog.py's and lake.py's.
+"""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 DEFAULT_HOME = ".mice"
@@ -9,18 +12,24 @@ DEFAULT_HOME = ".mice"
 
 @dataclass(frozen=True)
 class Home:
-    """The folders of one installation. Nothing is created by naming it."""
+    """The folders of one installation. Nothing is created by naming it.
+
+    `catalog_url` (postgresql://user@host:port/database) puts the lake's catalog into PostgreSQL, for several machines that share
+    the folders; without it the catalog is a SQLite file below `root`.
+    """
 
     root: Path
+    catalog_url: str = field(default="", repr=False)  # it may hold a password
 
     @classmethod
-    def from_environment(cls) -> "Home":
-        """Return the home that `MICE_HOME` names, or the default below the working folder."""
-        return cls(Path(os.environ.get("MICE_HOME", DEFAULT_HOME)).resolve())
+    def from_environment(cls, folder: Path | None = None) -> "Home":
+        """Return the home at `folder`, or that `MICE_HOME` names, or the default below the working folder; see `MICE_CATALOG`."""
+        root = folder or Path(os.environ.get("MICE_HOME", DEFAULT_HOME))
+        return cls(root.resolve(), os.environ.get("MICE_CATALOG", ""))
 
     @property
     def catalog(self) -> Path:
-        """DuckLake's SQLite catalog file."""
+        """DuckLake's SQLite catalog file, where no `catalog_url` is given."""
         return self.root / "store" / "catalog.sqlite"
 
     @property
@@ -37,6 +46,16 @@ class Home:
     def staging(self) -> Path:
         """Read, mapped and not yet published cohorts."""
         return self.root / "staging"
+
+    @property
+    def locks(self) -> Path:
+        """Lock files of writers and readers (catalog.py)."""
+        return self.root / "store" / "locks"
+
+    @property
+    def cache(self) -> Path:
+        """What can be made again from the store at any time."""
+        return self.root / "cache"
 
     @property
     def models(self) -> Path:

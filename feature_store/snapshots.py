@@ -13,7 +13,8 @@ import duckdb
 
 from feature_store.errors import SnapshotMissingError
 from feature_store.home import Home
-from feature_store.lake import Lake
+from feature_store.lake import Lake, at
+from feature_store.pins import list_pins
 from feature_store.publish import COHORT_MESSAGE
 from feature_store.tables import COHORT_TABLES, MODEL_TABLES, PUBLICATIONS, Table
 
@@ -32,7 +33,7 @@ _ENTITIES = {"quarantine": ("table_name", "case_id_found")}
 class SnapshotInfo:
     """One commit: `kind` (cohort, model or other) and `subject` say what it published.
 
-    `pinned_by` names the model versions that were trained on it, or whose published rows name it.
+    `pinned_by` names its pins (`pin <name>`), the model versions that were trained on it, or whose published rows name it.
     """
 
     snapshot_id: int
@@ -84,8 +85,10 @@ def list_snapshots(home: Home) -> list[SnapshotInfo]:
 
 
 def pinned_by(home: Home) -> dict[int, set[str]]:
-    """Return snapshot id -> model versions: by the models' own plans, and by the rows that the newest snapshot holds of them."""
+    """Return snapshot id -> who holds on to it: pins by name, models by their plans and by the rows the store has of them."""
     pins: dict[int, set[str]] = {}
+    for pin in list_pins(Lake(home)):
+        pins.setdefault(pin.snapshot_id, set()).add(f"pin {pin.name}")
     for path in sorted(home.models.glob("*/plan.json")):
         try:
             pins.setdefault(int(json.loads(path.read_text(encoding="utf-8"))["snapshot_id"]), set()).add(path.parent.name)
@@ -102,7 +105,7 @@ def pinned_by(home: Home) -> dict[int, set[str]]:
 
 
 def diff_snapshots(home: Home, before: int, after: int) -> SnapshotDiff:
-    """Compare every declared table but `publications` (its rows are about writes) row by row, over the columns both have.
+    """Compare the declared tables row by row, over the columns both have: all but those about writes, and derived ones.
 
     Raises SnapshotMissingError where one of the two is not there.
     """
@@ -113,7 +116,7 @@ def diff_snapshots(home: Home, before: int, after: int) -> SnapshotDiff:
     with lake.reader(max(before, after)) as connection:
         for table in (*COHORT_TABLES, *MODEL_TABLES):
             sides = old.get(table.name, {}), new.get(table.name, {})
-            if any(sides):
+            if any(sides) and not table.derived_from:  # one changed case would change every row of those
                 scopes += _diff_table(connection, table, (before, after), sides)
     added, gone = tuple(sorted(listed[1] - listed[0])), tuple(sorted(listed[0] - listed[1]))
     return SnapshotDiff(before, after, added, gone, tuple(scopes))
@@ -149,7 +152,7 @@ def _diff_table(
     entity = " || ' ' || ".join(f"coalesce(\"{name}\"::VARCHAR, '')" for name in names)
     # a table that one side has not: the other side's, without its rows
     sources = [
-        f'"{table.name}" AT (VERSION => {snapshot_id:d})' if side else f'(FROM "{table.name}" AT (VERSION => {other:d}) LIMIT 0)'
+        at(table.name, snapshot_id) if side else f"(FROM {at(table.name, other)} LIMIT 0)"
         for snapshot_id, other, side in zip(ids, reversed(ids), sides, strict=True)
     ]
     versions = [f"SELECT {wanted} FROM {source}" for source in sources]

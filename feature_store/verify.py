@@ -1,32 +1,27 @@
 """Verifying a store: every object that a row or a model names is there and holds what it should. Reads only, deletes nothing.
 
-What belongs here: putting the checks together. Checks of tables are verify_tables.py, of bags verify_bags.py; a finding is a line
-that names the object and what to do. A *problem* is wrong data or a missing object; a *note* is something left over.
+What belongs here: putting the checks together. Checks of tables are verify_tables.py, of bags verify_bags.py, of every file's
+bytes verify_objects.py. A finding is a line that names the object and what to do. A *problem* is wrong data or a missing object;
+a *note* is something left over.
 """
 
 import json
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
+import polars as pl
 from safetensors import SafetensorError, safe_open
 
-from feature_store.errors import StoreMissingError
+from feature_store.errors import CatalogError, StoreMissingError
 from feature_store.home import Home
 from feature_store.lake import Lake
+from feature_store.leftovers import leftovers
 from feature_store.verify_bags import check_bags
 from feature_store.verify_finding import Finding, OnProgress
+from feature_store.verify_objects import check_objects
 from feature_store.verify_tables import check_tables
-
-# What an unfinished write leaves: bag_file.py, ingest/stage.py, the model package's artifacts, mice sql --output.
-_LEFTOVERS = {
-    "bags": ".*.parquet.tmp",
-    "staging": ".partial-*",
-    "models": ".*.partial",
-    "reports": ".*.partial",
-}
 
 
 @dataclass
@@ -62,15 +57,18 @@ def verify(home: Home, *, is_quick: bool = False, on_progress: OnProgress | None
     report = Report(is_quick)
     progress = on_progress or (lambda _what, _done, _total: None)
     lake = Lake(home)
-    for check in (check_tables, check_bags):
+    for check in (check_tables, check_bags, check_objects):
         try:
             for finding in check(lake, report.checked, is_quick=is_quick, on_progress=progress):
-                report.add(finding)
+                # of a file whose table or bag is named already, its bytes say nothing new
+                if finding.kind != "object" or not any(Path(finding.which).name in known.which for known in report.problems):
+                    report.add(finding)
         except StoreMissingError:
             if not has_data(home):
                 raise
             report.add(_catalog(home, "no tables in it, though there are their files"))
-        except (duckdb.Error, sqlite3.Error, OSError) as error:
+            break
+        except (duckdb.Error, pl.exceptions.PolarsError, CatalogError, OSError) as error:
             name = check.__name__.removeprefix("check_")
             report.add(_catalog(home, f"{name} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:300]})"))
     for finding in (*_models(home, report.checked, is_quick=is_quick), *_leftovers(home)):
@@ -130,8 +128,7 @@ def _is_whole(weights: Path) -> bool:
 
 
 def _leftovers(home: Home) -> Iterator[Finding]:
-    remedy = "Delete it once no run is going on"
-    for name, pattern in _LEFTOVERS.items():
-        for path in sorted((home.root / ("store/bags" if name == "bags" else name)).rglob(pattern)):
-            found = "left over by a write that did not end, or in use"
-            yield Finding("leftover", str(path.relative_to(home.root)), found, "none", remedy, is_problem=False)
+    for path in leftovers(home):
+        found = "left over by a write that did not end, or in use"
+        remedy = "mice maintain removes it, once it is a day old"
+        yield Finding("leftover", str(path.relative_to(home.root)), found, "none", remedy, is_problem=False)

@@ -5,15 +5,13 @@ What belongs here: bags only. How a bag is read and what its checksums cover is 
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-
-import duckdb
 
 from feature_store.bag_file import read_shard_index
 from feature_store.bag_page import FLOAT16_BYTES
 from feature_store.bag_reader import BagReader
 from feature_store.bag_record import BagRecord
+from feature_store.bag_shards import published_shards, staged_shards, stored_shards
 from feature_store.errors import BagFileError
 from feature_store.lake import Lake
 from feature_store.verify_finding import Finding, OnProgress
@@ -90,20 +88,14 @@ def _indexes(bags: Path, records: list[BagRecord]) -> Iterator[Finding]:
 
 def _orphans(lake: Lake, named: set[str]) -> Iterator[Finding]:
     """Yield shards that the newest snapshot does not name: kept for an older one, or named by none."""
-    others = sorted({path.name for path in lake.home.bags.glob("[!.]*.parquet")} - named)
-    if not others:
-        return
-    older: dict[str, int] = {}
-    snapshot_ids = [snapshot.snapshot_id for snapshot in lake.snapshots() if snapshot.snapshot_id > 0]
-    with lake.reader(max(snapshot_ids)) as connection:
-        for snapshot_id in snapshot_ids:
-            with suppress(duckdb.CatalogException):  # the table may be younger than the store
-                query = f"SELECT DISTINCT shard FROM patch_bags AT (VERSION => {snapshot_id:d})"
-                older |= {row[0]: snapshot_id for row in connection.execute(query).fetchall()}
-    for shard in others:
-        if shard in older:
-            found, remedy = f"named by snapshot {older[shard]} and not by the newest", "Keep it as long as that snapshot"
+    others = stored_shards(lake.home) - named
+    published = published_shards(lake) if others else set()
+    staged = staged_shards(lake.home) if others else set()
+    for shard in sorted(others):
+        if shard in published:
+            found, remedy = "named by an older snapshot only", "Keep it as long as that snapshot"
+        elif shard in staged:
+            found, remedy = "named by a staged cohort only", "Publish the cohort"
         else:
-            found = "named by no snapshot"
-            remedy = "Delete it once no ingest is going on: a staged cohort that is not yet published may name it"
+            found, remedy = "named by no snapshot", "mice maintain removes it, once it is a day old"
         yield Finding("orphan_shard", f"shard {shard}", found, "a row in patch_bags", remedy, is_problem=False)

@@ -1,6 +1,6 @@
 """Checks of the newest snapshot's tables: declared columns, the Parquet files behind them, and their rows' published hashes.
 
-What belongs here: tables only. DuckLake's own file list is asked for here and nowhere else outside lake.py.
+What belongs here: tables only. Whether files hold the bytes that were written, those of every snapshot: verify_objects.py.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_store.lake import Lake
+from feature_store.lake import Lake, rows_in_files
 from feature_store.publish import Write, content_sha256
 from feature_store.tables import ALL_TABLES, BY_NAME, Table
 from feature_store.verify_finding import Finding, OnProgress
@@ -59,21 +59,17 @@ def _check_files(
     connection: duckdb.DuckDBPyConnection, lake: Lake, table: Table, checked: dict[str, int], *, is_quick: bool
 ) -> Iterator[Finding]:
     """Look at each file the snapshot names: its size as the catalog has it, its rows, and (not `is_quick`) every value."""
-    files = connection.execute(
-        "SELECT data_file, data_file_size_bytes, delete_file, delete_file_size_bytes FROM ducklake_list_files('lake', $table)",
-        {"table": table.name},
-    ).fetchall()
     num_rows, is_sound = 0, True
-    for data, data_bytes, deleted, deleted_bytes in files:
+    for data, data_bytes, deleted, deleted_bytes in rows_in_files(connection, table.name):
         for path, num_bytes, sign in ((data, data_bytes, 1), (deleted, deleted_bytes, -1)):
             if path is None:
                 continue
             checked["table_files"] += 1
-            problem, rows = _read(Path(path), num_bytes, is_quick=is_quick)
+            problem, rows = _read(path, num_bytes, is_quick=is_quick)
             num_rows += sign * rows
             if problem:
                 is_sound = False
-                which = f"table {table.name}, file {_shown(Path(path), lake)}"
+                which = f"table {table.name}, file {_shown(path, lake)}"
                 yield Finding("table_file", which, problem, "the file as it was written", _RESTORE)
     if not is_sound:
         return

@@ -16,7 +16,7 @@ def home_of(folder: Path | None) -> "Home":
     """Return the home that `--home` or the environment names."""
     from feature_store.home import Home
 
-    return Home.from_environment() if folder is None else Home(folder.resolve())
+    return Home.from_environment(folder)
 
 
 @contextmanager

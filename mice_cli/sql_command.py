@@ -51,7 +51,7 @@ def sql(
         _fail(f"memory cap: {memory}, expected a size such as 500MB or 2GB. Correct it.")
     num_bytes = float(size[1]) * 1024 ** (1 + "KMGT".index(size[2].upper()))
     partial = output.with_name(f".{output.name}.{os.getpid()}.partial") if output else None
-    where = Home(home) if home else Home.from_environment()
+    where = Home.from_environment(home)
     try:
         values = _values(param or [])
         text, bound = (query or "", values) if name is None else (load(name).text, load(name).bind(values))

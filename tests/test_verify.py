@@ -14,6 +14,7 @@ from feature_store.bag_reader import BagReader
 from feature_store.bag_record import EncoderInfo, SlideBag
 from feature_store.home import Home
 from feature_store.lake import Lake
+from feature_store.tables import ALL_TABLES, COHORT_TABLES
 from feature_store.verify import verify
 from feature_store.verify_bags import _indexes, _values
 from mice_cli.main import app
@@ -51,9 +52,10 @@ def test_a_sound_store(home):
     assert full.checked["bags"] == quick.checked["bags"] == len(found)
     assert full.checked["bag_bytes"] == sum(row[4] for row in found)
     assert (quick.checked["bag_bytes"], quick.checked["hashed_scopes"]) == (0, 0)
-    assert full.checked["tables"] == 17
+    assert full.checked["tables"] == len(ALL_TABLES)
+    assert full.checked["objects"] == full.checked["table_files"] + full.checked["shards"]
     assert full.checked["table_files"] == len(list(home.tables.rglob("*.parquet")))
-    assert full.checked["hashed_scopes"] == 15  # 14 tables of the cohort, and the contract's unassigned rejections
+    assert full.checked["hashed_scopes"] == len(COHORT_TABLES) + 1  # and the contract's unassigned rejections
 
 
 def test_single_flipped_bits_name_slide_and_case(home):
@@ -153,7 +155,15 @@ def test_a_flipped_bit_in_a_table_file(home):
     flip(path, path.stat().st_size // 3, 3)
     problems = verify(home).problems
     assert problems
-    assert all("table rna" in finding.which for finding in problems)
+    assert all("table rna" in finding.which or path.name in finding.which for finding in problems)
+
+
+def test_a_flipped_bit_where_no_reader_looks_is_found(home):
+    """In the page index, which lies between a shard's values and its footer."""
+    shard = home.bags / bags(home)[0][2]
+    footer_bytes = int.from_bytes(shard.read_bytes()[-8:-4], "little")
+    flip(shard, shard.stat().st_size - 8 - footer_bytes - 5, 0)
+    assert [(finding.kind, finding.which) for finding in verify(home).problems] == [("object", f"file store/bags/{shard.name}")]
 
 
 def test_hashes_of_another_version_are_a_note(home):
@@ -181,7 +191,7 @@ def test_shards_of_older_snapshots_orphans_and_leftovers_are_notes(home):
     report = verify(home)
     assert report.problems == []
     found = {finding.which: finding.found for finding in report.notes}
-    assert found.pop(f"shard {shard}") == "named by snapshot 2 and not by the newest"
+    assert found.pop(f"shard {shard}") == "named by an older snapshot only"
     assert found.pop(f"shard {record.shard}") == "named by no snapshot"
     assert set(found) == {"store/bags/.abc.parquet.tmp", "staging/tcga/.partial-1"}
     assert (home.bags / record.shard).is_file()

@@ -1,0 +1,183 @@
+"""The SQL database behind the lake: where it is, its locks, and the few questions we ask it without DuckDB.
+
+What belongs here: the difference between SQLite and PostgreSQL, the names of DuckLake's own catalog tables, and our table of
+checksums beside them (`mice_objects`). Attaching the lake, transactions and snapshots: lake.py.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from feature_store.errors import CatalogError
+from feature_store.home import Home
+from feature_store.locks import AdvisoryLocks, FileLocks, Locks
+
+logger = logging.getLogger(__name__)
+
+# WAL lets readers go on while a commit is written; the busy timeout covers the moments when SQLite still needs the file alone.
+_SQLITE_OPTIONS = "META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT 10000"
+_BUSY_TIMEOUT_S = 10
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """A file of the store, as it was when it was first named: `path` is relative to the home."""
+
+    path: str
+    num_bytes: int
+    sha256: str
+
+
+class Catalog:
+    """One installation's catalog. Cheap to make; every method opens what it needs and closes it again."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self.is_postgres = bool(home.catalog_url)
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages: without a password."""
+        return make_url(self._home.catalog_url).render_as_string() if self.is_postgres else str(self._home.catalog)
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """The DuckDB extensions that open it."""
+        return ("postgres_scanner" if self.is_postgres else "sqlite_scanner", "ducklake")
+
+    @property
+    def attachment(self) -> tuple[str, str]:
+        """What DuckLake attaches, and the options for it."""
+        if self.is_postgres:
+            return f"ducklake:postgres:{self._home.catalog_url}", ""
+        return f"ducklake:sqlite:{self._home.catalog}", _SQLITE_OPTIONS
+
+    @cached_property
+    def locks(self) -> Locks:
+        """The locks of writers and readers."""
+        if self.is_postgres:
+            return AdvisoryLocks(self._engine)
+        return FileLocks(self._home.locks, self._home.catalog.with_suffix(".lock"))
+
+    def newest(self) -> int:
+        """Return the id of the newest commit; 0 without a catalog, or with one that a process killed over it left unfinished."""
+        if not self.is_postgres and not self._home.catalog.is_file():
+            return 0
+        with self.connected() as connection:
+            if not _has_table(connection, "ducklake_snapshot", is_postgres=self.is_postgres):
+                return 0
+            return int(connection.execute(text("SELECT coalesce(max(snapshot_id), 0) FROM ducklake_snapshot")).scalar_one())
+
+    def table_files(self, table_name: str | None = None) -> dict[Path, int]:
+        """Return every data and delete file that any snapshot names, of all tables or one, with its size in bytes."""
+        query = (
+            "SELECT s.path, s.path_is_relative, t.path, t.path_is_relative, f.path, f.path_is_relative, f.file_size_bytes "
+            "FROM {} f JOIN ducklake_table t ON t.table_id = f.table_id "
+            "JOIN ducklake_schema s ON s.schema_id = t.schema_id WHERE t.table_name = :name OR :name IS NULL"
+        )
+        with self.connected() as connection:
+            rows = [
+                row
+                for kind in ("ducklake_data_file", "ducklake_delete_file")
+                for row in connection.execute(text(query.format(kind)), {"name": table_name})
+            ]
+        found = {}
+        for schema, schema_is_relative, table, table_is_relative, path, is_relative, num_bytes in rows:
+            place = self._home.tables / schema if schema_is_relative else Path(schema)
+            place = place / table if table_is_relative else Path(table)
+            found[place / path if is_relative else Path(path)] = int(num_bytes)
+        return found
+
+    def scheduled_files(self) -> dict[Path, datetime]:
+        """Return the table files that no snapshot names any more and that are to be removed, with the time since when."""
+        query = "SELECT path, path_is_relative, CAST(schedule_start AS TEXT) FROM ducklake_files_scheduled_for_deletion"
+        with self.connected() as connection:
+            rows = connection.execute(text(query)).all()
+        return {
+            self._home.tables / path if is_relative else Path(path): datetime.fromisoformat(since)
+            for path, is_relative, since in rows
+        }
+
+    def unschedule(self, paths: Iterable[Path]) -> None:
+        """Drop the entries of scheduled files that were removed. The caller holds the writers' lock."""
+        removed = [{"path": name} for path in paths for name in (str(path), str(path.relative_to(self._home.tables)))]
+        if removed:
+            with self.connected(is_writing=True) as connection:
+                connection.execute(text("DELETE FROM ducklake_files_scheduled_for_deletion WHERE path = :path"), removed)
+
+    def objects(self) -> dict[str, StoredObject]:
+        """Return path -> what was recorded of the file when it was first named."""
+        with self.connected() as connection:
+            if not _has_table(connection, "mice_objects", is_postgres=self.is_postgres):
+                return {}
+            rows = connection.execute(text("SELECT path, num_bytes, sha256 FROM mice_objects"))
+            return {row[0]: StoredObject(*row) for row in rows}
+
+    def record_objects(self, paths: Iterable[Path]) -> None:
+        """Record size and SHA-256 of the files that have no record yet. The caller holds the writers' lock."""
+        known = self.objects()
+        named = {str(path.relative_to(self._home.root)): path for path in paths}
+        found = [_fingerprint(name, path) for name, path in named.items() if name not in known and path.is_file()]
+        if found:
+            self._write("INSERT INTO mice_objects VALUES (:path, :num_bytes, :sha256)", [vars(one) for one in found])
+
+    def forget_objects(self, paths: Iterable[Path]) -> None:
+        """Drop the records of files that are no more. The caller holds the writers' lock."""
+        gone = [{"path": str(path.relative_to(self._home.root))} for path in paths]
+        if gone:
+            self._write("DELETE FROM mice_objects WHERE path = :path", gone)
+
+    def _write(self, statement: str, rows: Sequence[Mapping[str, object]]) -> None:
+        with self.connected(is_writing=True) as connection:
+            connection.execute(
+                text("CREATE TABLE IF NOT EXISTS mice_objects (path TEXT PRIMARY KEY, num_bytes BIGINT, sha256 TEXT)")
+            )
+            connection.execute(text(statement), [dict(row) for row in rows])
+
+    @contextmanager
+    def connected(self, *, is_writing: bool = False) -> Iterator[Connection]:
+        """Yield a connection to the database, in a transaction. Raises CatalogError where it cannot be reached or read."""
+        engine = self._engine if self.is_postgres or is_writing else self._reading_engine
+        try:
+            with engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            found = str(getattr(error, "orig", error)).strip().splitlines()[0]
+            remedy = "Check MICE_CATALOG and the server" if self.is_postgres else "Restore it from a backup"
+            raise CatalogError(f"catalog {self.place}: {found}, expected a database that opens. {remedy}.") from error
+
+    @cached_property
+    def _engine(self) -> Engine:
+        if self.is_postgres:
+            return create_engine(
+                make_url(self._home.catalog_url).set(drivername="postgresql+psycopg2"), poolclass=NullPool, echo=False
+            )
+        return _sqlite(self._home.catalog, "rw")
+
+    @cached_property
+    def _reading_engine(self) -> Engine:
+        return _sqlite(self._home.catalog, "ro")
+
+
+def _sqlite(path: Path, mode: str) -> Engine:
+    url = URL.create("sqlite", database=f"file:{quote(str(path.resolve()))}", query={"mode": mode, "uri": "true"})
+    return create_engine(url, poolclass=NullPool, connect_args={"timeout": _BUSY_TIMEOUT_S})
+
+
+def _has_table(connection: Connection, name: str, *, is_postgres: bool) -> bool:
+    query = "SELECT 1 FROM pg_tables WHERE tablename = :name" if is_postgres else "SELECT 1 FROM sqlite_master WHERE name = :name"
+    return connection.execute(text(query), {"name": name}).first() is not None
+
+
+def _fingerprint(name: str, path: Path) -> StoredObject:
+    with path.open("rb") as file:
+        return StoredObject(name, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
