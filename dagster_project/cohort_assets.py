@@ -28,11 +28,10 @@ TABLE_KEYS = {table.name: dg.AssetKey(["store", table.name]) for table in COHORT
 def landing(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """The cohort's source files as they lie in its landing folder, fingerprinted."""
     from feature_store.ingest.stage import content_key, landing_files
-    from feature_store.landing import landing_folder
 
     with typed_failures():
-        contract = platform.contracts[context.partition_key]
-        files = landing_files(contract, landing_folder(contract, platform.home, platform.data))
+        contract, folder = platform.landing(context.partition_key)
+        files = landing_files(contract, folder)
     return dg.MaterializeResult(metadata=file_metadata(files), data_version=dg.DataVersion(content_key(contract, files)))
 
 
@@ -47,12 +46,9 @@ def landing(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materia
 def staged_cohort(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """The cohort read and mapped as its contract says, rejected rows in quarantine with the reason; checked, not yet visible."""
     from feature_store.audit import audit
-    from feature_store.ingest.stage import stage
-    from feature_store.landing import landing_folder
 
     with typed_failures():
-        contract = platform.contracts[context.partition_key]
-        staged = stage(contract, landing_folder(contract, platform.home, platform.data), platform.home)
+        staged = platform.staged(context.partition_key)
         checks = audit(staged, context.partition_key)
     return dg.MaterializeResult(
         metadata=staged_metadata(staged, context.partition_key),
@@ -77,15 +73,11 @@ def staged_cohort(context: dg.AssetExecutionContext, platform: Platform) -> dg.M
 )
 def cohort_tables(context: dg.AssetExecutionContext, platform: Platform) -> Iterator[dg.MaterializeResult]:
     """Publish the staged cohort: all tables in one transaction, and only what changed."""
-    from feature_store.ingest.stage import stage
     from feature_store.lake import Lake
-    from feature_store.landing import landing_folder
     from feature_store.publish import publish_cohort
 
     with typed_failures():
-        contract = platform.contracts[context.partition_key]
-        staged = stage(contract, landing_folder(contract, platform.home, platform.data), platform.home)
-        published = publish_cohort(Lake(platform.home), staged, context.partition_key)
+        published = publish_cohort(Lake(platform.home), platform.staged(context.partition_key), context.partition_key)
     context.log.info("changed: %s", ", ".join(published.changed) or "nothing")
     for table in COHORT_TABLES:
         yield dg.MaterializeResult(

@@ -27,7 +27,6 @@ train_study = dg.define_asset_job(
 def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
     """Return the definitions, with other resources where given (tests, the CLI)."""
     platform = Platform(
-        home_folder=dg.EnvVar("MICE_HOME").get_value("") or "",
         data_folder=dg.EnvVar("MICE_DATA").get_value("") or "",
         study=dg.EnvVar("MICE_STUDY").get_value("demo") or "demo",
     )

@@ -1,22 +1,30 @@
 """The one resource: where this installation lies, and which study runs. Paths and names; it opens nothing until asked."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from feature_store.errors import ContractError
+
 if TYPE_CHECKING:
     from feature_store.contract import Contract
     from feature_store.home import Home
+    from feature_store.ingest.stage import Staged
     from mice_model.service import Plan
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 class Platform(dg.ConfigurableResource):
-    """The installation's home, the landing folder for cohorts from outside, the contracts and studies, the study to run."""
+    """The installation's home, the landing folder for cohorts from outside, the contracts and studies, the study to run.
+
+    Home folder and catalog are those that the environment names, where they are not given.
+    """
 
     home_folder: str = ""
+    catalog_url: str = ""
     data_folder: str = ""
     contracts_folder: str = str(REPOSITORY / "cohorts")
     studies_folder: str = str(REPOSITORY / "studies")
@@ -28,7 +36,8 @@ class Platform(dg.ConfigurableResource):
         """Return the installation's folders."""
         from feature_store.home import Home
 
-        return Home(Path(self.home_folder).resolve()) if self.home_folder else Home.from_environment()
+        named = Home.from_environment(Path(self.home_folder) if self.home_folder else None)
+        return replace(named, catalog_url=self.catalog_url or named.catalog_url)
 
     @property
     def data(self) -> Path | None:
@@ -41,6 +50,22 @@ class Platform(dg.ConfigurableResource):
         from feature_store.contract import load_contracts
 
         return load_contracts(Path(self.contracts_folder))
+
+    def landing(self, cohort: str) -> "tuple[Contract, Path]":
+        """Return a cohort's contract and landing folder. Raises ContractError where no contract names the cohort."""
+        from feature_store.landing import landing_folder
+
+        contract = self.contracts.get(cohort)
+        if contract is None:
+            found = f"no contract in {self.contracts_folder}, expected one of {sorted(self.contracts)[:5]}"
+            raise ContractError(f"cohort {cohort}: {found}. Write a contract that names it, or correct the name.")
+        return contract, landing_folder(contract, self.home, self.data)
+
+    def staged(self, cohort: str) -> "Staged":
+        """Return the cohort's contract as it is staged, staging it where its sources changed."""
+        from feature_store.ingest.stage import stage
+
+        return stage(*self.landing(cohort), self.home)
 
     @property
     def plan(self) -> "Plan":

@@ -110,8 +110,8 @@ class BagReader:
 
     def coordinates(self, record: BagRecord) -> npt.NDArray[np.int32]:
         """Return the level-0 pixels of every patch's corner, int32 (N, 2), through pyarrow with checksums verified."""
-        row_group = self._shard(record).row_group(record)
-        xy = read_coordinates(self._directory / record.shard, row_group)
+        shard = self._shard(record)
+        xy = read_coordinates(self._directory / record.shard, shard.row_group(record), shard.footer)
         if len(xy) != record.num_patches:
             raise bag_file_error(which_bag(record), f"{len(xy)} coordinates", f"{record.num_patches}")
         return xy
@@ -119,20 +119,22 @@ class BagReader:
     def pack(
         self,
         records: Sequence[BagRecord],
-        max_patches: int | None,
+        max_patches: int | Sequence[int] | None,
         rng: np.random.Generator | None,
         dtype: npt.DTypeLike = np.float32,
     ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.int32]]:
         """Return (patches (P, dim) in `dtype`, cu_seqlens int32 (B + 1,)): bag b is cu_seqlens[b] to cu_seqlens[b + 1].
 
-        A bag of more than `max_patches` gives that many: a random subset without repeats drawn from `rng`, or every
-        (N / max_patches)-th patch where `rng` is None. Patches keep the file's order within a bag.
+        A bag of more than `max_patches` (one number, or one for each bag) gives that many: a random subset without repeats
+        drawn from `rng`, or every (N / max_patches)-th patch where `rng` is None. Patches keep the file's order within a bag.
         """
-        if not records or len({record.dim for record in records}) > 1 or (max_patches is not None and max_patches < 1):
+        whole = [record.num_patches for record in records]
+        limits = whole if max_patches is None else [max_patches] * len(whole) if isinstance(max_patches, int) else [*max_patches]
+        if not records or len({record.dim for record in records}) > 1 or len(limits) != len(whole) or min(limits) < 1:
             dims = sorted({record.dim for record in records})
             found = f"{len(records)} bags of dims {dims}, max_patches {max_patches}"
-            raise BagInputError(f"Pack: {found}, expected bags of one dim and at least 1 patch. Check the batch.")
-        counts = [record.num_patches if max_patches is None else min(record.num_patches, max_patches) for record in records]
+            raise BagInputError(f"Pack: {found}, expected bags of one dim and at least 1 patch of each. Check the batch.")
+        counts = [min(pair) for pair in zip(whole, limits, strict=True)]
         ends = np.cumsum([0, *counts])
         if ends[-1] >= 2**31:
             raise BagInputError(f"Pack: {ends[-1]} patches, expected fewer than 2**31. Make the batch smaller.")

@@ -1,20 +1,24 @@
 """The `mice` command: one function per subcommand, which imports the heavy libraries it needs itself."""
 
 import json
-import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mice_cli.doctor_command import doctor
+from mice_cli.erase_command import erase
 from mice_cli.lineage_command import lineage
+from mice_cli.maintain_command import maintain, pin, unpin
 from mice_cli.snapshots_command import diff, snapshots
 from mice_cli.sql_command import sql
 from mice_cli.verify_command import verify
 
+if TYPE_CHECKING:
+    from dagster_project.resources import Platform
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-for command in (sql, snapshots, diff, lineage, verify, doctor):
+for command in (sql, snapshots, pin, unpin, diff, lineage, verify, doctor, maintain, erase):
     app.command(command.__name__)(command)
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="The installation's folder (default: MICE_HOME or .mice).")]
@@ -25,26 +29,21 @@ def run(
     study: Annotated[str, typer.Option(help="Name of a file in studies/.")],
     data: Annotated[Path | None, typer.Option(help="Landing folder for cohorts from outside.")] = None,
     home: HomeOption = None,
-    *,
-    ingest_only: Annotated[bool, typer.Option("--ingest-only", help="Stop after the cohorts are published.")] = False,
 ) -> None:
     """Materialize the whole graph for a study; the last line printed is one JSON object."""
     from dagster_project.resources import Platform
     from feature_store.errors import MiceError
-    from mice_model.progress import log_to_stderr
+    from feature_store.progress import log_to_stderr
 
     log_to_stderr()
-    if home is not None:
-        os.environ["MICE_HOME"] = str(home.resolve())
-    platform = Platform(home_folder=str(home or ""), data_folder=str(data or ""), study=study)
     try:
-        _run_study(platform, ingest_only=ingest_only)
+        _run_study(Platform(home_folder=str(home or ""), data_folder=str(data or ""), study=study))
     except MiceError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
 
 
-def _run_study(platform: "Platform", *, ingest_only: bool) -> None:  # type: ignore[name-defined] # noqa: F821
+def _run_study(platform: "Platform") -> None:
     from dagster_project.launch import materialize_cohorts, open_instance, train
     from mice_cli.results import result_line, result_table
     from mice_model.study import load_study
@@ -53,9 +52,6 @@ def _run_study(platform: "Platform", *, ingest_only: bool) -> None:  # type: ign
     names = [name for name, contract in platform.contracts.items() if contract.name in wanted.contracts]
     with open_instance(platform.home.dagster) as instance:
         materialize_cohorts(platform, instance, names)
-        if ingest_only:
-            typer.echo(json.dumps({"cohorts": names}))
-            return
         train(platform, instance)
     plan = platform.plan
     typer.echo(result_table(plan))

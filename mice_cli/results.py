@@ -8,7 +8,7 @@ from mice_model.service import Plan, count_training_cases
 
 def result_table(plan: Plan) -> str:
     """Return the C-index table of the run, cancer types by models, with the report's path."""
-    summary = _summary(plan)
+    summary = _kept(plan, "summary")
     models = summary["models"]
     lines = [f"{'C-index, held out':<18}" + "".join(f"{name:>20}" for name in models)]
     for cancer_type, row in summary["c_index"].items():
@@ -19,7 +19,7 @@ def result_table(plan: Plan) -> str:
 
 def result_line(plan: Plan) -> dict[str, Any]:
     """Return the run's figures: counts, snapshot, C-indices by cancer type, paired p, where the report is."""
-    summary, counts = _summary(plan), count_training_cases(plan)
+    summary, counts = _kept(plan, "summary"), count_training_cases(plan)
     mean = {name: found["c_index"] for name, found in summary["c_index"]["mean"].items()}
     cohorts = {
         cancer_type: {name: _rounded(found["c_index"]) for name, found in row.items()}
@@ -40,14 +40,14 @@ def result_line(plan: Plan) -> dict[str, Any]:
         "seeds": list(plan.study.seeds),
         "width": plan.study.network.width,
         "epochs": {"pretrain": plan.study.pretrain.epochs, "finetune": plan.study.finetune.epochs},
-        "seconds": json.loads((plan.folder / "seconds.json").read_text(encoding="utf-8")),
+        "seconds": {stage: round(seconds, 1) for stage, seconds in _kept(plan, "seconds").items()},
         "report": str(plan.report),
     }
 
 
-def _summary(plan: Plan) -> dict[str, Any]:
-    summary: dict[str, Any] = json.loads((plan.folder / "summary.json").read_text(encoding="utf-8"))
-    return summary
+def _kept(plan: Plan, name: str) -> dict[str, Any]:
+    kept: dict[str, Any] = json.loads((plan.folder / f"{name}.json").read_text(encoding="utf-8"))
+    return kept
 
 
 def _cell(found: dict[str, Any] | None) -> str:

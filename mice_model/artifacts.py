@@ -1,7 +1,8 @@
 """A model version on disk: weights and fitted pipeline as safetensors plus JSON, never pickles. Written beside and renamed.
 
-Layout below `models/<model_version>/`: study.json, fold-<k>/pipeline.*, fold-<k>/pretrained-seed<s>.*,
-fold-<k>/<cancer_type>-seed<s>.*; a `.json` beside each `.safetensors` is written last, so it marks the pair complete.
+Layout below `models/<model_version>/`: plan.json, counts.json, seconds.json, fold-<k>/pipeline.*, fold-<k>/pretrained-seed<s>.*,
+fold-<k>/<cancer_type>-seed<s>.*, predictions.parquet, evaluations.parquet, summary.json; a `.json` beside each `.safetensors` is
+written last, so it marks the pair complete.
 """
 
 import hashlib
@@ -9,7 +10,6 @@ import json
 import os
 import uuid
 from dataclasses import asdict, fields, is_dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from mice_model.code_version import code_hash
 from mice_model.design_matrix import CategoricalColumn, ClinicalDesign, NumericColumn
 from mice_model.evaluation import TrainingCurve
 from mice_model.preprocessing import FeaturePipeline, MutationPart, Scaler, VectorPart
@@ -28,15 +29,6 @@ from mice_model.text import TextEncoder
 def model_version(study: Study, training_set_id: str) -> str:
     """Return the content hash of everything a model follows from: study, training set and the model's code."""
     return hashlib.sha256(f"{study.model_dump_json()}\n{training_set_id}\n{code_hash()}".encode()).hexdigest()[:16]
-
-
-@lru_cache(maxsize=1)
-def code_hash() -> str:
-    """Return the hash of the sources of the model and the kernels."""
-    digest, here = hashlib.sha256(), Path(__file__).resolve().parent
-    for path in sorted([*here.glob("*.py"), *(here.parent / "kernels").glob("*.py")]):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def save_pair(path: Path, arrays: dict[str, Any], about: dict[str, Any]) -> None:

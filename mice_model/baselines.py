@@ -27,9 +27,6 @@ MIN_OMICS_SHARE = 0.5  # omics that fewer of the training cases have count as ab
 FOREST_NOTE = "rsf: left out, scikit-survival is not installed; `pip install .[baselines]` brings it."
 
 
-__all__ = ["BaselineFitError", "BaselineRun", "FoldInputs", "fit_predict_cox", "run_baselines", "run_fold_baselines"]
-
-
 @dataclass(frozen=True)
 class FoldInputs:
     """One fold of one cohort: clinical tables, omics matrices (n, G) and (m, G) by name (None: absent), outcomes (n,).
@@ -78,7 +75,7 @@ def _components(inputs: FoldInputs, seed: int) -> tuple[FloatArray, FloatArray, 
     return *principal_components(train_X, test_X, NUM_COMPONENTS, seed=seed), note
 
 
-def _run_cox(inputs: FoldInputs, penalizer: float, seed: int) -> tuple[BaselineRun, ForestJob]:
+def _run_cox(inputs: FoldInputs, seed: int) -> tuple[BaselineRun, ForestJob]:
     """Run the Cox baselines of one fold and return the forest's job on the widest matrix there is."""
     outcome = inputs.duration_train, inputs.event_train
     design = ClinicalDesign.fit(inputs.clinical_train, inputs.numeric_columns, inputs.categorical_columns)
@@ -87,7 +84,7 @@ def _run_cox(inputs: FoldInputs, penalizer: float, seed: int) -> tuple[BaselineR
     train, test = design.transform(inputs.clinical_train), design.transform(inputs.clinical_test)
     has_clinical = bool((np.ptp(train, axis=0) > 0).any())
     if has_clinical:
-        risk["cox_clinical"] = fit_predict_cox(train, *outcome, test, penalizer)
+        risk["cox_clinical"] = fit_predict_cox(train, *outcome, test)
     else:
         notes.append("cox_clinical and cox_clinical_rna: left out, no clinical column varies in the training cases.")
     components = _components(inputs, seed)
@@ -96,41 +93,24 @@ def _run_cox(inputs: FoldInputs, penalizer: float, seed: int) -> tuple[BaselineR
     else:
         train_P, test_P, note = components
         notes += [note] if note else []
-        risk["cox_rna"] = fit_predict_cox(train_P, *outcome, test_P, penalizer)
+        risk["cox_rna"] = fit_predict_cox(train_P, *outcome, test_P)
         weight = np.repeat([CLINICAL_WEIGHT, 1.0], [train.shape[1], train_P.shape[1]])
         train, test = np.concatenate([train, train_P], axis=1), np.concatenate([test, test_P], axis=1)
         if has_clinical:
-            risk["cox_clinical_rna"] = fit_predict_cox(train, *outcome, test, penalizer / weight**2)
+            risk["cox_clinical_rna"] = fit_predict_cox(train, *outcome, test, DEFAULT_PENALIZER / weight**2)
     if not risk:
         raise BaselineFitError("baselines: neither a clinical column that varies nor omics. Check the cohort's tables.")
     return BaselineRun(risk, tuple(notes)), ForestJob(train, *outcome, test, seed)
 
 
-def run_fold_baselines(
-    folds: Sequence[FoldInputs], *, seed: int, penalizer: float = DEFAULT_PENALIZER, num_processes: int | None = None
-) -> list[BaselineRun]:
+def run_fold_baselines(folds: Sequence[FoldInputs], *, seed: int) -> list[BaselineRun]:
     """Run every baseline on every fold (of any cohorts), in order; all forests share one child process.
 
     `cox_clinical`: age, sex, stage, grade. `cox_rna`: 32 principal components. `cox_clinical_rna`: both, the clinical
     columns weighted 3 times. `rsf`: a forest on both. See `BaselineRun.notes` for what was absent.
     """
-    runs, jobs = zip(*(_run_cox(inputs, penalizer, seed) for inputs in folds), strict=True) if folds else ((), ())
+    runs, jobs = zip(*(_run_cox(inputs, seed) for inputs in folds), strict=True) if folds else ((), ())
     if not is_forest_installed():
         return [BaselineRun(run.risk, (*run.notes, FOREST_NOTE)) for run in runs]
-    forests = fit_predict_forests(jobs, num_processes=num_processes)
+    forests = fit_predict_forests(jobs)
     return [BaselineRun({**run.risk, "rsf": rsf}, run.notes) for run, rsf in zip(runs, forests, strict=True)]
-
-
-def run_baselines(
-    *,
-    clinical_train: pl.DataFrame,
-    clinical_test: pl.DataFrame,
-    omics_train: dict[str, FloatArray | None],
-    omics_test: dict[str, FloatArray | None],
-    duration_train: FloatArray,
-    event_train: NDArray[np.bool_],
-    seed: int,
-) -> BaselineRun:
-    """Run every baseline on one fold; `run_fold_baselines` is quicker for several, its forests share one process."""
-    fold = FoldInputs(clinical_train, clinical_test, omics_train, omics_test, duration_train, event_train)
-    return run_fold_baselines([fold], seed=seed)[0]

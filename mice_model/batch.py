@@ -3,6 +3,7 @@
 Shape legend: B cases, P patches (all bags packed), S bags (cases that have patches), d_m width of modality m.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -37,17 +38,24 @@ class Batch:
         """Return the number of cases, B."""
         return len(self.case_ids)
 
-    def to(self, device: torch.device | str) -> "Batch":
-        """Return the batch on `device`; ids stay as they are."""
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on `device`; the copy of a pinned batch to a GPU goes on while the caller does."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
+
+    def pinned(self) -> "Batch":
+        """Return the batch in memory that a GPU can copy from by itself."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         return Batch(
             case_ids=self.case_ids,
-            cancer_type_B=self.cancer_type_B.to(device),
-            vectors={k: v.to(device) for k, v in self.vectors.items()},
-            present={k: v.to(device) for k, v in self.present.items()},
-            patches_Pd=self.patches_Pd.to(device),
-            cu_seqlens=self.cu_seqlens.to(device),
-            bag_case_S=self.bag_case_S.to(device),
-            duration_days_B=self.duration_days_B.to(device),
-            event_observed_B=self.event_observed_B.to(device),
-            time_bin_B=self.time_bin_B.to(device),
+            cancer_type_B=change(self.cancer_type_B),
+            vectors={name: change(tensor) for name, tensor in self.vectors.items()},
+            present={name: change(tensor) for name, tensor in self.present.items()},
+            patches_Pd=change(self.patches_Pd),
+            cu_seqlens=change(self.cu_seqlens),
+            bag_case_S=change(self.bag_case_S),
+            duration_days_B=change(self.duration_days_B),
+            event_observed_B=change(self.event_observed_B),
+            time_bin_B=change(self.time_bin_B),
         )

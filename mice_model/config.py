@@ -1,10 +1,10 @@
-"""What a MICE network is made of: frozen, typed, serialisable. No training or data settings here (see study.py).
+"""What a MICE network is made of: frozen and typed. No training or data settings here (see study.py).
 
 Defaults are the paper's numbers (arXiv 2509.12600 and shared design model.md, section 1) unless the comment says otherwise.
 """
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -61,22 +61,3 @@ class ModelConfig:
     dropout: float = 0.2
     scan: ScanConfig = field(default_factory=ScanConfig)
     experts: ExpertConfig = field(default_factory=ExpertConfig)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types; `from_dict` is the inverse."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> "ModelConfig":
-        """Rebuild a config written by `to_dict`."""
-        experts = dict(plain["experts"])
-        experts["overlapping_ranks"] = tuple(experts["overlapping_ranks"])
-        modalities = tuple(ModalityConfig(**{**m, "hidden": tuple(m["hidden"])}) for m in plain["modalities"])
-        rest = {k: v for k, v in plain.items() if k not in {"experts", "modalities", "scan", "cancer_types"}}
-        return cls(
-            cancer_types=tuple(plain["cancer_types"]),
-            modalities=modalities,
-            scan=ScanConfig(**plain["scan"]),
-            experts=ExpertConfig(**experts),
-            **rest,
-        )

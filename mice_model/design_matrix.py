@@ -1,4 +1,4 @@
-"""Numbers for the linear baselines: clinical columns and principal components, fitted on training cases only.
+"""Numbers for linear models: clinical columns, moments and principal components, fitted on training cases only.
 
 What belongs here: what is learned from training cases (medians, means, categories, components) and applied to others.
 No survival times, no model fit. Nothing in a fitted object depends on a test case.
@@ -129,6 +129,14 @@ def _fit_categorical(train: pl.DataFrame, name: str) -> CategoricalColumn:
     return CategoricalColumn(name, tuple(sorted({word for word in words if word is not None})), None in words)
 
 
+def known_moments(values: NDArray[np.floating]) -> tuple[FloatArray, FloatArray]:
+    """Return mean and standard deviation (G,) of the finite values (n, G) of each column; 0 and 0 where there are none."""
+    is_known = np.isfinite(values)
+    count = np.maximum(is_known.sum(axis=0), 1)
+    mean = np.where(is_known, values, 0).sum(axis=0) / count
+    return mean, np.sqrt((np.where(is_known, values - mean, 0) ** 2).sum(axis=0) / count)
+
+
 def principal_components(
     train_X: FloatArray, test_X: FloatArray, k: int = 32, clip: float = 10.0, seed: int = 0
 ) -> tuple[FloatArray, FloatArray]:
@@ -139,10 +147,7 @@ def principal_components(
     components where n or G is too small. ValueError if no feature varies in training. Randomised PCA: the seed fixes
     the result.
     """
-    has_value = np.isfinite(train_X)
-    count = np.maximum(has_value.sum(axis=0), 1)
-    mean = np.where(has_value, train_X, 0.0).sum(axis=0) / count
-    std = np.sqrt((np.where(has_value, train_X - mean, 0.0) ** 2).sum(axis=0) / count)
+    mean, std = known_moments(train_X)
     varies = std > 1e-9 * np.maximum(1.0, np.abs(mean))  # rounding leaves a constant column a spread of about 1e-16
     if not varies.any():
         raise ValueError(f"principal_components: none of {train_X.shape[1]} features varies over {len(train_X)} cases")

@@ -26,7 +26,7 @@ class HeldOut:
     event_observed: NDArray[np.bool_]
     risk_score: dict[str, NDArray[np.float64]]
     survival_bins: NDArray[np.float64]
-    bin_edges_days: tuple[tuple[float, ...], ...]  # inner edges, one tuple per fold in ascending fold order
+    bin_edges_days: dict[int, tuple[float, ...]]  # fold -> inner edges
     routing: NDArray[np.float64]
 
 

@@ -144,39 +144,6 @@ def paired_difference(difference: float, sampled_differences: FloatArray) -> Pai
     return PairedDifference(difference, interval.low, interval.high, p_value)
 
 
-def bootstrap_concordance(
-    duration_days: ArrayLike,
-    event_observed: ArrayLike,
-    risk_score: NDArray[np.float64],
-    fold: ArrayLike,
-    *,
-    num_samples: int = 1000,
-    seed: int | Sequence[int] = 0,
-) -> Interval:
-    """Return the 95% interval of the fold-mean C-index of one model."""
-    samples = resampled_concordance(
-        duration_days, event_observed, {"risk_score": risk_score}, fold, num_samples=num_samples, seed=seed
-    )
-    return percentile_interval(samples["risk_score"])
-
-
-def paired_bootstrap(
-    duration_days: ArrayLike,
-    event_observed: ArrayLike,
-    risk_a: NDArray[np.float64],
-    risk_b: NDArray[np.float64],
-    fold: ArrayLike,
-    *,
-    num_samples: int = 1000,
-    seed: int | Sequence[int] = 0,
-) -> PairedDifference:
-    """Return the fold-mean C-index of a minus that of b, both on the same resamples of the same held-out cases."""
-    risks = {"risk_a": risk_a, "risk_b": risk_b}
-    samples = resampled_concordance(duration_days, event_observed, risks, fold, num_samples=num_samples, seed=seed)
-    a, b = (fold_mean_concordance(duration_days, event_observed, risk, fold).mean for risk in risks.values())
-    return paired_difference(a - b, samples["risk_a"] - samples["risk_b"])
-
-
 def risk_groups(risk_score: ArrayLike, fold: ArrayLike) -> NDArray[np.bool_]:
     """Return (n,) True for the cases whose risk lies above the median of their fold's held-out cases.
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import sparse
 
 from feature_store.training_set import Mutations, TrainingSet, Vectors
-from mice_model.design_matrix import ClinicalDesign
+from mice_model.design_matrix import ClinicalDesign, known_moments
+from mice_model.positions import shared_positions
 from mice_model.study import FeatureConfig
 from mice_model.text import TermCounts, TextEncoder
 
@@ -29,10 +29,7 @@ class Scaler:
     @classmethod
     def fit(cls, values: FloatArray, clip: float) -> "Scaler":
         """Learn from training rows (n, g), nan left out."""
-        known = np.isfinite(values)
-        count = np.maximum(known.sum(axis=0), 1)
-        mean = np.where(known, values, 0).sum(axis=0) / count
-        spread = np.sqrt(np.where(known, (values - mean) ** 2, 0).sum(axis=0) / count)
+        mean, spread = known_moments(values)
         return cls(mean.astype(np.float32), np.where(spread > 1e-6, spread, 1).astype(np.float32), clip)
 
     def apply(self, values: FloatArray) -> FloatArray:
@@ -56,7 +53,7 @@ class VectorPart:
             return None
         have = np.clip(have, -config.clip, config.clip)  # before the mean: one value of 36,893 would drown all others
         share = np.isfinite(have).mean(axis=0)
-        kept = np.flatnonzero((share >= config.min_panel_share) & (np.nanstd(have, axis=0, where=np.isfinite(have)) > 1e-6))
+        kept = np.flatnonzero((share >= config.min_panel_share) & (known_moments(have)[1] > 1e-6))
         if not len(kept):
             return None
         features = tuple(vectors.features[index] for index in kept)
@@ -64,12 +61,9 @@ class VectorPart:
 
     def encode(self, vectors: Vectors) -> FloatArray:
         """Return (n, g) z-scores in this part's feature order; a feature the vectors lack is 0."""
-        position = {name: index for index, name in enumerate(vectors.features)}
+        ours, theirs = shared_positions(self.features, vectors.features)
         out = np.full((len(vectors.values), len(self.features)), np.nan, np.float32)
-        known = [(j, position[name]) for j, name in enumerate(self.features) if name in position]
-        if known:
-            ours, theirs = zip(*known, strict=True)
-            out[:, list(ours)] = np.clip(vectors.values[:, list(theirs)], -self.scaler.clip, self.scaler.clip)
+        out[:, ours] = np.clip(vectors.values[:, theirs], -self.scaler.clip, self.scaler.clip)
         return self.scaler.apply(out)
 
 
@@ -83,28 +77,27 @@ class MutationPart:
     @classmethod
     def fit(cls, mutations: Mutations, rows: NDArray[np.int64], config: FeatureConfig) -> "MutationPart | None":
         """Choose genes by their frequency among sequenced training cases; None if no case was sequenced."""
-        counts = mutations.counts[rows[mutations.is_present[rows]]]
-        if not counts.shape[0]:
+        sequenced = rows[mutations.is_present[rows]]
+        if not len(sequenced):
             return None
-        frequency = np.asarray((counts > 0).sum(axis=0)).ravel()
+        frequency = np.asarray((mutations.counts[sequenced] > 0).sum(axis=0)).ravel()
         kept = np.sort(np.argsort(-frequency, kind="stable")[: config.max_mutated_genes])
-        part = cls(tuple(mutations.genes[index] for index in kept), Scaler(np.zeros(1, np.float32), np.ones(1, np.float32), 10))
-        return cls(part.genes, Scaler.fit(part._raw(mutations)[rows[mutations.is_present[rows]]], config.clip))
+        genes = tuple(mutations.genes[index] for index in kept)
+        return cls(genes, Scaler.fit(_is_mutated(mutations, genes)[sequenced], config.clip))
 
     def encode(self, mutations: Mutations) -> FloatArray:
         """Return (n, genes + 1) z-scores."""
-        return self.scaler.apply(self._raw(mutations))
+        return self.scaler.apply(_is_mutated(mutations, self.genes))
 
-    def _raw(self, mutations: Mutations) -> FloatArray:
-        position = {name: index for index, name in enumerate(mutations.genes)}
-        columns = [position.get(name, -1) for name in self.genes]
-        is_mutated = (mutations.counts > 0).astype(np.float32).tocsc()
-        empty = sparse.csc_matrix((is_mutated.shape[0], 1), dtype=np.float32)
-        genes = sparse.hstack([is_mutated[:, [c]] if c >= 0 else empty for c in columns]).toarray()
-        burden = np.log1p(np.asarray(mutations.counts.sum(axis=1)))
-        raw = np.concatenate([genes, burden], axis=1).astype(np.float32)
-        raw[~mutations.is_present] = np.nan
-        return raw
+
+def _is_mutated(mutations: Mutations, genes: tuple[str, ...]) -> FloatArray:
+    """Return (n, genes + 1): 0 or 1 by gene, then the log count of variants; nan where the case was not sequenced."""
+    ours, theirs = shared_positions(genes, mutations.genes)
+    out = np.zeros((len(mutations.is_present), len(genes) + 1), np.float32)
+    out[:, ours] = (mutations.counts[:, theirs] > 0).toarray()
+    out[:, -1] = np.log1p(mutations.counts.sum(axis=1)).ravel()
+    out[~mutations.is_present] = np.nan
+    return out
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class Run:
             return self.prepared[fold]
         path, data = self.fold_folder(fold) / "pipeline", self.data
         rows = data.training_rows(fold)
+        data.refuse_held_out(rows, fold)
         pipeline = load_pipeline(path)
         if pipeline is None:
             sample = data.patch_sample(rows) if "slide" in data.study.features.modalities else np.empty((0, 0), np.float32)
@@ -124,6 +125,7 @@ def _fitted(run: Run, fold: int, seed: int, what: Fit) -> TrainingCurve:
     saved = load_curve(path)
     if saved is not None:
         return saved
+    run.data.refuse_held_out(what.rows, fold)
     fold_data = run.prepare(fold)
     torch.manual_seed(seed)
     model = run.network(fold_data) if what.start_from is None else _loaded(run, fold_data, what.start_from, seed)
@@ -182,7 +184,7 @@ def _held_out(run: Run, cancer_type: str, scored: dict[int, dict[str, _Scored]],
         event_observed=data.event_observed[everyone],
         risk_score=risk,
         survival_bins=np.concatenate([scored[fold][cancer_type].survival for fold in folds]),
-        bin_edges_days=tuple(tuple(run.time_bins(fold)[1][cancer_type].tolist()) for fold in folds),
+        bin_edges_days={fold: tuple(run.time_bins(fold)[1][cancer_type].tolist()) for fold in folds},
         routing=np.concatenate([scored[fold][cancer_type].routing for fold in folds]),
     )
 

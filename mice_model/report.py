@@ -17,9 +17,7 @@ from mice_model.evaluation import Evaluation
 from mice_model.kaplan_meier import kaplan_meier_svg
 from mice_model.metrics import risk_groups
 from mice_model.plots import coverage_svg, forest_svg, routing_svg, training_curves_svg
-from mice_model.summary import MEAN, MICE, summarise
-
-__all__ = ["summarise", "write_report"]
+from mice_model.summary import MEAN, MICE
 
 MODEL_LABELS = {
     "mice": "MICE",
@@ -39,28 +37,15 @@ NOT_DEFINED = "not defined"
 MINUS, NO_BREAK = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
 
 
-def write_report(
-    evaluation: Evaluation,
-    path: Path,
-    *,
-    summary: Mapping[str, Any] | None = None,
-    num_bootstrap: int = 1000,
-    seed: int = 0,
-) -> Path:
-    """Write the report to `path` and return it; a reader of an older report there never sees half of the new one.
-
-    `summary`: what `summarise` returned for this evaluation, if the caller has it; computed here otherwise
-    (num_bootstrap and seed are for that). OSError where the folder is missing or not writable; ValueError as
-    `summarise`.
-    """
-    page = render(evaluation, summary or summarise(evaluation, num_bootstrap, seed))
+def write_report(evaluation: Evaluation, summary: Mapping[str, Any], path: Path) -> None:
+    """Write the report of an evaluation and its summary; a reader of an older one at `path` never sees half of the new one."""
+    page = render(evaluation, summary)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         unfinished.write_text(page, encoding="utf-8")
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-    return path
 
 
 def render(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:

@@ -1,37 +1,35 @@
 """The training service's operations, each one call: plan, pre-train, fine-tune, evaluate, publish predictions.
 
 What belongs here: putting the parts in order and where their results are kept. Dagster's assets and the CLI call these and add
-nothing; what a step does is in protocol.py, workers.py, report.py.
+nothing; what a step does is in protocol.py, workers.py, report.py, predictions.py.
 """
 
 import json
 import logging
-import subprocess
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 
 from feature_store.contract import Contract
 from feature_store.errors import StudyError
 from feature_store.home import Home
-from feature_store.lake import Lake
-from feature_store.publish import Published, Write, publish
-from feature_store.tables import EVALUATIONS, PREDICTIONS
-from feature_store.training_set import latest_snapshot, training_set_id
-from mice_model.artifacts import code_hash, model_version, write_json
-from mice_model.data import StudyData, open_study
+from feature_store.publish import Published
+from mice_model.artifacts import model_version, write_json
+from mice_model.code_version import code_hash, code_version, evaluation_hash
+from mice_model.data import StudyData, newest_training_set, open_study
 from mice_model.evaluation import Evaluation, HeldOut, TrainingCurve
+from mice_model.predictions import publish_rows, save_rows
 from mice_model.protocol import Run, check_study, score_held_out
 from mice_model.report import write_report
 from mice_model.study import Study
 from mice_model.summary import summarise
-from mice_model.text import ENCODER_NAME
 from mice_model.workers import STAGES, Task, run_stage, saved_curves
 
 logger = logging.getLogger(__name__)
@@ -62,7 +60,7 @@ class Plan:
     @property
     def task(self) -> Task:
         """Return what a worker process needs."""
-        return Task(self.study, self.home.root, self.snapshot_id, self.cohorts, self.folder, self.num_workers)
+        return Task(self.study, self.home, self.snapshot_id, self.cohorts, self.folder, self.num_workers)
 
 
 def plan_training(study: Study, home: Home, contracts: Mapping[str, Contract], num_workers: int = 0) -> Plan:
@@ -73,9 +71,7 @@ def plan_training(study: Study, home: Home, contracts: Mapping[str, Contract], n
     cohorts = tuple(cohort for cohort, contract in contracts.items() if contract.name in study.contracts)
     if not cohorts:
         raise StudyError(f"study {study.name}: no cohort of contracts {study.contracts}. Check the names in cohorts/.")
-    lake = Lake(home)
-    snapshot = latest_snapshot(lake)
-    set_id = training_set_id(lake, snapshot, cohorts, study.endpoint, study.split)
+    snapshot, set_id = newest_training_set(study, home, cohorts)
     plan = Plan(study, home, snapshot, cohorts, set_id, model_version(study, set_id), num_workers)
     kept = plan.folder / "plan.json"
     if kept.is_file():  # the snapshot that this version was first planned on holds the same rows
@@ -93,79 +89,70 @@ def plan_training(study: Study, home: Home, contracts: Mapping[str, Contract], n
 
 
 def count_training_cases(plan: Plan) -> dict[str, int]:
-    """Check the study against its training set and count: cases, those with RNA, mutations, copy number and report, events."""
-    with open_study(plan.study, plan.home, plan.snapshot_id, plan.cohorts) as data:
-        check_study(data)
-        complete = data.training_set.rna.is_present & data.training_set.mutations.is_present
-        complete &= data.training_set.copy_number.is_present & data.counted.is_present
-        return {
-            "cases": len(data.training_set),
-            "events": int(data.training_set.event_observed.sum()),
-            "cases_with_rna_mutations_copy_number_report": int(complete.sum()),
-            "cases_with_slide": sum(bool(bags) for bags in data.training_set.bags),
-        }
+    """Check the study against its training set and count its cases and events; the counts are kept."""
+    kept = plan.folder / "counts.json"
+    if not kept.is_file():
+        with open_study(plan.study, plan.home, plan.snapshot_id, plan.cohorts) as data:
+            check_study(data)
+            write_json(kept, data.counts())
+    counts: dict[str, int] = json.loads(kept.read_text(encoding="utf-8"))
+    return counts
 
 
 def pretrain_study(plan: Plan) -> list[TrainingCurve]:
     """Pre-train every fold and seed."""
-    return _timed(plan, "pretrain")
+    with _timed(plan, "pretrain"):
+        return run_stage("pretrain", plan.task)
 
 
 def finetune_study(plan: Plan) -> list[TrainingCurve]:
     """Fine-tune every fold, seed and evaluated cancer type."""
-    return _timed(plan, "finetune")
+    with _timed(plan, "finetune"):
+        return run_stage("finetune", plan.task)
 
 
 def evaluate_study(plan: Plan) -> dict[str, Any]:
-    """Score the held-out cases with MICE and the baselines, write the report and the tables' rows; return the summary."""
+    """Score the held-out cases with MICE and the baselines, write the report and the tables' rows; return the summary.
+
+    What is there is returned, unless other code made it: then the networks are scored anew, and not trained.
+    """
     kept = plan.folder / "summary.json"
     if kept.is_file() and plan.report.is_file():
         summary: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-        return summary
-    start = time.monotonic()
-    with open_study(plan.study, plan.home, plan.snapshot_id, plan.cohorts) as data:
+        if summary.get("code") == evaluation_hash():
+            return summary
+    with _timed(plan, "evaluate"), open_study(plan.study, plan.home, plan.snapshot_id, plan.cohorts) as data:
         held_out, notes = score_held_out(Run(data, plan.folder))
-        _keep_seconds(plan, "evaluate", time.monotonic() - start)
-        evaluation = _evaluation(plan, data, held_out, notes)
+    evaluation = _evaluation(plan, data, held_out, notes)
     logger.info("bootstrapping %d cancer types", len(held_out))
-    summary = summarise(evaluation)
+    summary = {**summarise(evaluation), "code": evaluation_hash()}
     plan.report.parent.mkdir(parents=True, exist_ok=True)
-    write_report(evaluation, plan.report, summary=summary)
-    _prediction_rows(plan, evaluation).write_parquet(plan.folder / "predictions.parquet")
-    _evaluation_rows(plan, evaluation, summary).write_parquet(plan.folder / "evaluations.parquet")
+    write_report(evaluation, summary, plan.report)
+    save_rows(plan.folder, evaluation, summary, data.training_set)
     write_json(kept, summary)
     return summary
 
 
 def publish_predictions(plan: Plan) -> Published:
     """Write the held-out predictions and the evaluation's figures into the store, in one transaction."""
-    writes = []
-    for table in (PREDICTIONS, EVALUATIONS):
-        path = plan.folder / f"{table.name}.parquet"
-        if not path.is_file():
-            raise StudyError(f"model {plan.model_version}: no {path.name}, expected the evaluation's. Run the evaluation first.")
-        writes.append(Write(table, plan.model_version, pl.read_parquet(path)))
-    return publish(Lake(plan.home), writes, f"publish predictions of {plan.model_version}")
+    return publish_rows(plan.home, plan.folder, plan.model_version)
 
 
-def _timed(plan: Plan, stage: str) -> list[TrainingCurve]:
+@contextmanager
+def _timed(plan: Plan, stage: str) -> Iterator[None]:
+    """Add the time inside to what the stage has taken so far, also if it fails there; only a killed process leaves none."""
     start = time.monotonic()
-    curves = run_stage(stage, plan.task)
-    _keep_seconds(plan, stage, time.monotonic() - start)
-    return curves
-
-
-def _keep_seconds(plan: Plan, stage: str, seconds: float) -> None:
-    """Remember how long a stage took the first time; a later call that found its work done says nothing about cost."""
-    path = plan.folder / "seconds.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    if stage not in known:
-        write_json(path, {**known, stage: round(seconds, 1)})
+    try:
+        yield
+    finally:
+        path = plan.folder / "seconds.json"
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        write_json(path, {**known, stage: round(known.get(stage, 0.0) + time.monotonic() - start, 3)})
 
 
 def _evaluation(plan: Plan, data: StudyData, held_out: list[HeldOut], notes: tuple[str, ...]) -> Evaluation:
     study = plan.study
-    seconds = json.loads((plan.folder / "seconds.json").read_text())
+    seconds = json.loads((plan.folder / "seconds.json").read_text(encoding="utf-8"))
     on_gpu = torch.cuda.is_available()
     curves = [curve for stage in STAGES for fold in study.folds for curve in saved_curves(stage, plan.task, fold) or []]
     settings = {
@@ -186,91 +173,28 @@ def _evaluation(plan: Plan, data: StudyData, held_out: list[HeldOut], notes: tup
         snapshot_id=plan.snapshot_id,
         endpoint=study.endpoint,
         protocol=study.protocol,
-        encoders=_encoders(data),
+        encoders=data.encoders,
         seeds=study.seeds,
         settings=settings,
         wall_time_s=sum(seconds.values()),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        code_version=_git_version(),
+        code_version=code_version(),
         held_out=tuple(held_out),
         curves=tuple(curves),
         coverage=tuple(data.coverage()),
-        notes=notes,
+        notes=(*notes, *_unchosen_epochs(study, curves)),
     )
 
 
-def _encoders(data: StudyData) -> dict[str, str]:
-    encoders = {"report": ENCODER_NAME}
-    slides = sorted({bag.encoder for bags in data.training_set.bags for bag in bags})
-    if slides and "slide" in data.study.features.modalities:
-        encoders["slide"] = slides[0]
-    return encoders
-
-
-def _git_version() -> str:
-    """Return commit and dirtiness of the checkout, or the code's content hash where there is no git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)  # noqa: S603
-    except (OSError, subprocess.CalledProcessError):
-        return f"code {code_hash()}"
-    return f"{done.stdout.strip()}, code {code_hash()}"
-
-
-def _prediction_rows(plan: Plan, evaluation: Evaluation) -> pl.DataFrame:
-    """Return a row per held-out case; what the case lacked comes from the snapshot's modality matrix."""
-    with Lake(plan.home).reader(plan.snapshot_id) as connection:
-        about = pl.DataFrame(
-            connection.execute(
-                "SELECT c.case_id, c.cohort, coalesce(string_agg(m.modality, ',' ORDER BY m.modality) "
-                "FILTER (m.state <> 'present'), '') AS missing_modalities FROM cases c "
-                "JOIN modality_matrix m USING (case_id) GROUP BY ALL"
-            ).to_arrow_table()
-        )
-    frames = []
-    for held in evaluation.held_out:
-        edges = dict(zip(plan.study.folds, held.bin_edges_days, strict=True))
-        frame = pl.DataFrame(
-            {
-                "case_id": held.case_id,
-                "fold": held.fold,
-                "risk_score": held.risk_score["mice"],
-                "survival": held.survival_bins.tolist(),
-                "bin_edges_days": [list(edges[int(fold)]) for fold in held.fold],
-                "experts": held.routing.tolist(),
-            }
-        )
-        frames.append(frame.with_columns(cancer_type=pl.lit(held.cancer_type)))
-    rows = pl.concat(frames).join(about, on="case_id", how="left", maintain_order="left")
-    rows = rows.with_columns(
-        model_version=pl.lit(plan.model_version),
-        study=pl.lit(plan.study.name),
-        snapshot_id=pl.lit(plan.snapshot_id),
-        endpoint=pl.lit(plan.study.endpoint),
-        encoders=pl.lit(", ".join(f"{k}={v}" for k, v in evaluation.encoders.items())),
-        protocol=pl.lit(evaluation.protocol),
-    )
-    return PREDICTIONS.conform(rows)
-
-
-def _evaluation_rows(plan: Plan, evaluation: Evaluation, summary: dict[str, Any]) -> pl.DataFrame:
-    rows = []
-    for held in evaluation.held_out:
-        for name, found in summary["c_index"][held.cancer_type].items():
-            rows.append(
-                {
-                    "model_version": plan.model_version,
-                    "study": plan.study.name,
-                    "snapshot_id": plan.snapshot_id,
-                    "training_set_id": plan.training_set_id,
-                    "cancer_type": held.cancer_type,
-                    "model": name,
-                    "c_index": found["c_index"],
-                    "c_index_low": found["low"],
-                    "c_index_high": found["high"],
-                    "num_cases": len(held.case_id),
-                    "num_events": int(held.event_observed.sum()),
-                    "protocol": evaluation.protocol,
-                }
-            )
-    return EVALUATIONS.conform(pl.DataFrame(rows))
+def _unchosen_epochs(study: Study, curves: Sequence[TrainingCurve]) -> list[str]:
+    """Return a note for every kind of fit whose epoch could not be chosen as the study says."""
+    unchosen: dict[str, list[str]] = {}
+    for curve in curves:
+        config = study.pretrain if curve.stage == "pretrain" else study.finetune
+        if config.epoch_selection == "inner_validation" and all(map(math.isnan, curve.inner_c_index)):
+            which = f"{curve.stage} of {curve.cancer_type or 'all cancer types'}"
+            unchosen.setdefault(which, []).append(f"fold {curve.fold} seed {curve.seed}")
+    return [
+        f"epoch not chosen for {which} ({', '.join(fits)}): too few inner events; the last was kept."
+        for which, fits in unchosen.items()
+    ]

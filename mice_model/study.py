@@ -53,8 +53,8 @@ class NetworkConfig(_Strict):
 class TrainConfig(_Strict):
     """One fit. `epoch_selection`: the best epoch on an inner part of the training cases, or a number fixed in advance."""
 
-    epochs: int = 20
-    batch_size: int = 128
+    epochs: int = Field(default=20, ge=1)
+    batch_size: int = Field(default=128, ge=1)
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     alpha: float = 2.0

@@ -13,13 +13,11 @@ from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.utils.extmath import randomized_svd
 
+from mice_model.positions import shared_positions
+
 ENCODER_NAME = "tfidf-svd"
 # Words of two letters and more; OCR leaves digits and single letters that mean nothing.
 _TOKEN = r"(?u)\b[a-z][a-z]+\b"  # noqa: S105 - a pattern of words, not a secret
-
-
-def _counter(vocabulary: Sequence[str] | None = None) -> CountVectorizer:
-    return CountVectorizer(lowercase=True, ngram_range=(1, 2), token_pattern=_TOKEN, vocabulary=vocabulary, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class TermCounts:
     def of(cls, reports: Sequence[str | None]) -> "TermCounts":
         """Count every term of every report."""
         is_present = np.array([bool(text and text.strip()) for text in reports])
-        counter = _counter()
+        counter = CountVectorizer(lowercase=True, ngram_range=(1, 2), token_pattern=_TOKEN, dtype=np.float32)
         try:
             counts = counter.fit_transform([text or "" for text in reports])
         except ValueError:  # sklearn's word for "not one term in any report"
@@ -75,11 +73,7 @@ class TextEncoder:
 
     def encode(self, counted: TermCounts) -> NDArray[np.float32]:
         """Return (n, k): the projection of every report; zero where there is none."""
-        position = {term: index for index, term in enumerate(counted.terms.tolist())}
-        known = [(j, position[term]) for j, term in enumerate(self.terms) if term in position]
-        ours, theirs = (
-            (np.array(side, dtype=np.int64) for side in zip(*known, strict=True)) if known else (np.array([], int),) * 2
-        )
+        ours, theirs = shared_positions(self.terms, counted.terms.tolist())
         placed = sparse.csr_matrix((np.ones(len(ours), np.float32), (theirs, ours)), shape=(len(counted.terms), len(self.terms)))
         return np.asarray(_weighted(counted.counts @ placed, self.idf) @ self.components, dtype=np.float32)
 

@@ -4,8 +4,10 @@ The epoch is chosen on inner rows taken from the training rows, or fixed in adva
 """
 
 import copy
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,18 +15,23 @@ import torch
 from numpy.typing import NDArray
 
 from feature_store.errors import MiceError
+from feature_store.progress import tracked
+from mice_model.batch import Batch
 from mice_model.data import FoldData
 from mice_model.evaluation import TrainingCurve
 from mice_model.losses import total_loss
 from mice_model.metrics import concordance_index
 from mice_model.model import MICE
-from mice_model.progress import tracked
+from mice_model.read_ahead import read_ahead
 from mice_model.study import TrainConfig
+
+logger = logging.getLogger(__name__)
 
 IntArray = NDArray[np.int64]
 
 # A stratum with fewer inner events says more about chance than about the epoch.
 _LEAST_INNER_EVENTS = 5
+_BATCHES_AHEAD = 2
 
 
 class TrainingError(MiceError):
@@ -40,11 +47,9 @@ class Predicted:
     routing: NDArray[np.float64]
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device() -> torch.device:
     """Return the device to train on: CUDA where there is one, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def fit(
@@ -57,12 +62,12 @@ def fit(
     cancer_type: str,
     fold: int,
     seed: int,
-    on_epoch: Callable[[int, float, float], None] | None = None,
 ) -> TrainingCurve:
-    """Train `model` in place on `rows` and leave it at the chosen epoch.
+    """Train `model` in place on `rows` and leave it at the chosen epoch: the last one where no inner score is defined.
 
     Raises TrainingError naming the cases of the batch whose loss is not a number.
     """
+    what = f"{stage} {cancer_type or 'all'} fold {fold} seed {seed}"
     rng = np.random.default_rng([seed, fold])
     torch.manual_seed(int(rng.integers(2**31)))
     device = next(model.parameters()).device
@@ -71,34 +76,48 @@ def fit(
         train, inner = inner_split(fold_data, rows, config.inner_fraction, rng)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     num_batches = math.ceil(len(train) / config.batch_size)
+    num_steps = config.epochs * num_batches + 1
+    # a tenth warms up, at least one step: torch divides by zero where a tenth is one step exactly
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.learning_rate, total_steps=config.epochs * num_batches + 1, pct_start=0.1
+        optimiser, config.learning_rate, total_steps=num_steps, pct_start=max(0.1, 2 / num_steps)
     )
-    losses, scores, best = [], [], (-math.inf, 0, copy.deepcopy(model.state_dict()))
-    for epoch in tracked(range(config.epochs), f"{stage} {cancer_type or 'all'} fold {fold} seed {seed}", config.epochs):
+    losses, scores, chosen_epoch, chosen = [], [], 0, model.state_dict()
+    for epoch in tracked(range(config.epochs), what, config.epochs):
         model.train()
         total = 0.0
-        for chunk in np.array_split(rng.permutation(train), num_batches):
-            batch = fold_data.batch(chunk, rng).to(device)
-            loss = total_loss(model(batch), batch, config.alpha).total
-            if not torch.isfinite(loss):
-                raise TrainingError(
-                    f"{stage}, epoch {epoch}: loss is {loss.item()}, expected a number; cases {batch.case_ids[:8]}."
-                )
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_norm)
-            optimiser.step()
-            schedule.step()
-            total += float(loss.detach()) * len(chunk)
+        made = (fold_data.batch(chunk, rng) for chunk in np.array_split(rng.permutation(train), num_batches))
+        with closing(_on_device(made, device)) as batches:
+            for batch in batches:
+                loss = total_loss(model(batch), batch, config.alpha).total
+                if not torch.isfinite(loss):
+                    raise TrainingError(
+                        f"{what}, epoch {epoch}: loss is {loss.item()}, expected a number; cases {batch.case_ids[:8]}."
+                    )
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_norm)
+                optimiser.step()
+                schedule.step()
+                total += float(loss.detach()) * len(batch)
         losses.append(total / len(train))
         scores.append(_inner_score(model, fold_data, inner) if len(inner) else math.nan)
-        if not len(inner) or scores[-1] >= best[0]:
-            best = (scores[-1], epoch, copy.deepcopy(model.state_dict()))
-        if on_epoch is not None:
-            on_epoch(epoch, losses[-1], scores[-1])
-    model.load_state_dict(best[2])
-    return TrainingCurve(stage, cancer_type, fold, seed, tuple(losses), tuple(scores), best[1])
+        best = scores[chosen_epoch]
+        if math.isnan(best) or scores[-1] >= best:
+            chosen_epoch, chosen = epoch, copy.deepcopy(model.state_dict())
+    if config.epoch_selection == "inner_validation" and math.isnan(scores[chosen_epoch]):
+        logger.warning("%s: too few events in %d inner cases to choose an epoch; the last is kept", what, len(inner))
+    model.load_state_dict(chosen)
+    return TrainingCurve(stage, cancer_type, fold, seed, tuple(losses), tuple(scores), chosen_epoch)
+
+
+def _on_device(made: Iterator[Batch], device: torch.device) -> Generator[Batch, None, None]:
+    """Yield batches on `device`; for a GPU they are made while it computes. On a CPU that gained nothing (docs/decisions.md)."""
+    if device.type != "cuda":
+        yield from made
+        return
+    with closing(read_ahead((batch.pinned() for batch in made), _BATCHES_AHEAD)) as ahead:
+        for batch in ahead:
+            yield batch.to(device)
 
 
 def predict(model: MICE, fold_data: FoldData, rows: IntArray, batch_size: int = 256) -> Predicted:
@@ -106,9 +125,10 @@ def predict(model: MICE, fold_data: FoldData, rows: IntArray, batch_size: int = 
     device = next(model.parameters()).device
     model.eval()
     risk, survival, routing = [], [], []
-    with torch.inference_mode():
-        for start in range(0, len(rows), batch_size):
-            output = model(fold_data.batch(rows[start : start + batch_size], None).to(device))
+    made = (fold_data.batch(rows[start : start + batch_size], None) for start in range(0, len(rows), batch_size))
+    with torch.inference_mode(), closing(_on_device(made, device)) as batches:
+        for batch in batches:
+            output = model(batch)
             risk.append(output.risk_score_B.double().cpu().numpy())
             survival.append(output.survival_BK.double().cpu().numpy())
             routing.append(output.routing_BE.double().cpu().numpy())

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from feature_store.home import Home
+from feature_store.progress import log_to_stderr
 from mice_model.artifacts import load_curve, network_path
 from mice_model.data import open_study
 from mice_model.evaluation import TrainingCurve
-from mice_model.progress import log_to_stderr
 from mice_model.protocol import Run, finetune, pretrain
 from mice_model.study import Study
 
@@ -29,7 +29,7 @@ class Task:
     """What a worker needs to open the same study: all of it plain data that can be sent to a process."""
 
     study: Study
-    home: Path
+    home: Home
     snapshot_id: int
     cohorts: tuple[str, ...]
     folder: Path
@@ -70,6 +70,6 @@ def _prepare(level: int) -> None:
 
 
 def _run_folds(stage: str, task: Task, folds: list[int]) -> list[TrainingCurve]:
-    with open_study(task.study, Home(task.home), task.snapshot_id, task.cohorts) as data:
+    with open_study(task.study, task.home, task.snapshot_id, task.cohorts) as data:
         run = Run(data, task.folder)
         return [curve for fold in folds for curve in STAGES[stage](run, fold)]

@@ -1,19 +1,21 @@
 """What the tests of the store share: a small synthetic landing folder, with dirt and without, its contract, a published store.
 
-`published_home` and the landings are made once a session and must not be changed: `corrupt` gives a test its own landing.
+`published_home`, the landings, and `dirty` and `clean`, which are staged from them, are made once a session and must not be
+changed: `corrupt` gives a test its own landing; `read`, `bare` and `slides` stage it.
 """
 
 import gzip
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from feature_store.contract import Contract, Generator, load_contract
 from feature_store.home import Home
-from feature_store.ingest.stage import stage
+from feature_store.ingest.stage import Staged, stage
 from feature_store.lake import Lake
 from feature_store.publish import publish_cohort
 from feature_store.synthetic import SyntheticConfig, write_landing
@@ -26,6 +28,14 @@ Corrupt = Callable[..., Path]
 def read_table(path: Path) -> pl.DataFrame:
     data = path.read_bytes()
     return pl.read_csv(gzip.decompress(data) if path.suffix == ".gz" else data, infer_schema=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_catalog_of_the_environment() -> Iterator[None]:
+    """Tests never reach the store of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MICE_CATALOG", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -82,3 +92,36 @@ def corrupt(clean_landing: Path, tmp_path: Path) -> Corrupt:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def dirty(dirty_landing: Path, synthetic_contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Staged:
+    return stage(synthetic_contract, dirty_landing, Home(tmp_path_factory.mktemp("dirty-home")))
+
+
+@pytest.fixture(scope="session")
+def clean(clean_landing: Path, synthetic_contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> Staged:
+    return stage(synthetic_contract, clean_landing, Home(tmp_path_factory.mktemp("clean-home")))
+
+
+@pytest.fixture
+def read(synthetic_contract: Contract, tmp_path: Path) -> Callable[..., Staged]:
+    """Return a function that stages a landing under the contract, with some of its fields replaced."""
+
+    def stage_it(landing: Path, **fields: Any) -> Staged:
+        contract = Contract.model_validate(synthetic_contract.model_copy(update=fields).model_dump())
+        return stage(contract, landing, Home(tmp_path / "home"))
+
+    return stage_it
+
+
+@pytest.fixture
+def bare(read: Callable[..., Staged]) -> Callable[..., Staged]:
+    """As `read`, without slides, which most tests do not need."""
+    return lambda landing, **fields: read(landing, **({"slides": ()} | fields))
+
+
+@pytest.fixture
+def slides(read: Callable[..., Staged]) -> Callable[..., Staged]:
+    """As `read`, without anything beside slides."""
+    return lambda landing: read(landing, rna=(), copy_number=(), mutations=(), reports=())

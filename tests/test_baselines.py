@@ -11,8 +11,8 @@ import pytest
 
 import mice_model.baselines as baselines_module
 from feature_store.errors import ColumnMissingError
-from mice_model.baselines import BaselineFitError, FoldInputs, fit_predict_cox, run_baselines, run_fold_baselines
-from mice_model.cox import ATTEMPTS
+from mice_model.baselines import FoldInputs, run_fold_baselines
+from mice_model.cox import ATTEMPTS, BaselineFitError, fit_predict_cox
 from mice_model.design_matrix import ClinicalDesign, principal_components
 from mice_model.forest import ForestError, ForestJob, fit_predict_forests, is_forest_installed
 from mice_model.metrics import concordance_index
@@ -208,15 +208,8 @@ def test_without_omics_the_rna_baselines_are_left_out(monkeypatch):
     inputs, _, _ = fold_inputs()
     mostly_absent = np.full((110, 60), np.nan)
     mostly_absent[:20] = 1.0
-    run = run_baselines(
-        clinical_train=inputs.clinical_train,
-        clinical_test=inputs.clinical_test,
-        omics_train={"rna": mostly_absent},
-        omics_test={"rna": np.ones((50, 60))},
-        duration_train=inputs.duration_train,
-        event_train=inputs.event_train,
-        seed=0,
-    )
+    without = replace(inputs, omics_train={"rna": mostly_absent}, omics_test={"rna": np.ones((50, 60))})
+    (run,) = run_fold_baselines([without], seed=0)
     assert set(run.risk) == {"cox_clinical"}
     assert any("no omics" in note for note in run.notes)
 

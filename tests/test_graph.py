@@ -10,12 +10,16 @@ import sys
 
 import polars as pl
 import pytest
+import torch
 import yaml
 
 from dagster_project.launch import RunFailedError, materialize_cohorts, open_instance, train
 from dagster_project.resources import REPOSITORY, Platform
+from feature_store.errors import ContractError
+from feature_store.home import Home
 from feature_store.lake import Lake
 from mice_cli.results import result_line, result_table
+from mice_model import service
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
 
@@ -38,12 +42,12 @@ STUDY = {
 }
 
 
-def small_platform(folder, study=STUDY, **changes):
+def small_platform(folder, study=STUDY, num_workers=1, **changes):
     """A platform whose shipped synthetic contract is shrunk, everything else as it is."""
     contract = yaml.safe_load((REPOSITORY / "cohorts" / "synthetic.yaml").read_text(encoding="utf-8"))
     contract["generator"] = {"num_cases": 120, "num_genes": 40, "slide_dim": 16, "mean_patches": 30, "seed": 3, **changes}
     contract["slides"][0]["encoder"]["dim"] = 16
-    contract["split"] = {"kind": "random", "name": "synthetic-folds", "num_folds": 2, "seed": 0}
+    contract["splits"] = [{"kind": "random", "name": "synthetic-folds", "num_folds": 2, "seed": 0}]
     contract["max_quarantined_fraction"] = 0.2
     for name, content in (("cohorts/synthetic.yaml", contract), ("studies/small.yaml", study)):
         path = folder / name
@@ -54,8 +58,19 @@ def small_platform(folder, study=STUDY, **changes):
         contracts_folder=str(folder / "cohorts"),
         studies_folder=str(folder / "studies"),
         study=study["name"],
-        num_workers=1,
+        num_workers=num_workers,
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def alone():
+    """No catalog of the environment's, and one thread, as a worker has: two wait for each other on a busy machine."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MICE_CATALOG", raising=False)
+        yield
+    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +106,61 @@ def test_predictions_are_rows_of_the_store(finished):
     assert found["model_version"].n_unique() == 1
     folds = rows(platform, "SELECT case_id, fold FROM folds")
     assert found.join(folds, on=["case_id", "fold"], how="anti").is_empty(), "a case is scored by the networks that held it out"
+    lacked = rows(platform, "SELECT case_id, modality FROM modality_matrix WHERE state <> 'present' ORDER BY ALL")
+    lacked = lacked.group_by("case_id").agg(missing=pl.col("modality").str.join(","))
+    expected = found.select("case_id").join(lacked, on="case_id", how="left", maintain_order="left")["missing"].fill_null("")
+    assert found["missing_modalities"].to_list() == expected.to_list()
+    assert found["missing_modalities"].n_unique() > 1
 
 
 def test_result_line_has_what_the_demo_promises(finished):
     platform, _ = finished
     line = json.loads(json.dumps(result_line(platform.plan)))
-    assert {"cases", "snapshot", "c_index", "cox_c_index", "report"} <= set(line)
+    assert set(line) == {
+        "study", "cases", "events", "cases_with_rna_mutations_copy_number_report", "cases_with_slide", "snapshot",
+        "training_set_id", "model_version", "c_index", "cox_c_index", "rsf_c_index", "cohorts", "p", "folds", "seeds", "width",
+        "epochs", "seconds", "report",
+    }  # fmt: skip
+    assert set(line["seconds"]) == {"pretrain", "finetune", "evaluate"}
     assert 0 <= line["c_index"] <= 1
     assert str(line["c_index"])[:4] in result_table(platform.plan).replace("\n", " ")
     assert (platform.home.reports / line["report"].rsplit("/", 1)[-1]).is_file()
+
+
+def test_counts_are_kept(finished, monkeypatch):
+    platform, _ = finished
+    plan = platform.plan
+    counts = service.count_training_cases(plan)
+    assert counts["cases"] == rows(platform, "SELECT count(*) AS n FROM endpoints WHERE endpoint = 'os'")["n"][0]
+    assert counts["events"] < counts["cases"]
+    monkeypatch.setattr(service, "open_study", None)  # the training set is not read again
+    assert service.count_training_cases(plan) == counts
+
+
+def test_evaluation_by_other_code_is_made_anew_and_trains_nothing(finished):
+    platform, _ = finished
+    plan = platform.plan
+    kept, made = plan.folder / "summary.json", plan.report.stat().st_mtime_ns
+    summary = service.evaluate_study(plan)
+    assert plan.report.stat().st_mtime_ns == made
+    weights = {p: p.stat().st_mtime_ns for p in plan.folder.rglob("*.safetensors")}
+    kept.write_text(json.dumps({**summary, "code": "older"}), encoding="utf-8")
+    assert service.evaluate_study(plan) == summary == json.loads(kept.read_text(encoding="utf-8"))
+    assert plan.report.stat().st_mtime_ns > made
+    assert {p: p.stat().st_mtime_ns for p in plan.folder.rglob("*.safetensors")} == weights
+
+
+def test_the_environment_names_home_and_catalog_unless_the_platform_does(tmp_path, monkeypatch):
+    monkeypatch.setenv("MICE_HOME", str(tmp_path))
+    monkeypatch.setenv("MICE_CATALOG", "postgresql://there/lake")
+    assert Platform().home == Home(tmp_path, "postgresql://there/lake")
+    assert Platform(home_folder=str(tmp_path / "other")).home == Home(tmp_path / "other", "postgresql://there/lake")
+    assert Platform(catalog_url="postgresql://here/lake").home == Home(tmp_path, "postgresql://here/lake")
+
+
+def test_a_partition_without_a_contract_is_a_typed_error(tmp_path):
+    with pytest.raises(ContractError, match=r"cohort elsewhere: no contract in .*expected one of \['synthetic'\]"):
+        small_platform(tmp_path).landing("elsewhere")
 
 
 def test_readme_query_runs_as_printed(finished):
@@ -138,10 +199,10 @@ def test_second_run_changes_no_row_and_trains_nothing(finished):
     assert {p: p.stat().st_mtime_ns for p in platform.plan.folder.rglob("*.safetensors")} == weights
 
 
-def test_interrupted_training_goes_on_and_ends_the_same(finished, tmp_path):
+def test_interrupted_training_in_two_processes_goes_on_and_ends_the_same(finished, tmp_path):
     platform, _ = finished
     first = rows(platform, "SELECT case_id, risk_score FROM predictions ORDER BY case_id")
-    other = small_platform(tmp_path)
+    other = small_platform(tmp_path, num_workers=2)
     with open_instance(other.home.dagster) as instance:
         materialize_cohorts(other, instance, ["synthetic"])
         train(other, instance)

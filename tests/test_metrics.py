@@ -7,11 +7,11 @@ import pytest
 from lifelines.utils import concordance_index as lifelines_concordance_index
 
 from mice_model.metrics import (
-    bootstrap_concordance,
     concordance_index,
     fold_mean_concordance,
     log_rank_p,
-    paired_bootstrap,
+    paired_difference,
+    percentile_interval,
     resampled_concordance,
     risk_groups,
 )
@@ -30,6 +30,17 @@ HAND_COUNTED = {
 }
 
 
+def interval_of(duration, event, risk, fold, **how):
+    return percentile_interval(resampled_concordance(duration, event, {"a": risk}, fold, **how)["a"])
+
+
+def paired_of(duration, event, risk_a, risk_b, fold, **how):
+    risks = {"a": risk_a, "b": risk_b}
+    samples = resampled_concordance(duration, event, risks, fold, **how)
+    a, b = (fold_mean_concordance(duration, event, risk, fold).mean for risk in risks.values())
+    return paired_difference(a - b, samples["a"] - samples["b"])
+
+
 @pytest.mark.parametrize("name", HAND_COUNTED)
 def test_hand_counted(name):
     duration, event, risk, expected = HAND_COUNTED[name]
@@ -44,10 +55,10 @@ def test_no_comparable_pair_is_undefined(duration, event):
     risk = np.arange(float(len(duration)))
     assert math.isnan(concordance_index(duration, event, risk))
     assert math.isnan(fold_mean_concordance(duration, event, risk, np.zeros(len(duration), int)).mean)
-    interval = bootstrap_concordance(duration, event, risk, np.zeros(len(duration), int), num_samples=20)
+    interval = interval_of(duration, event, risk, np.zeros(len(duration), int), num_samples=20)
     assert math.isnan(interval.low)
     assert math.isnan(interval.high)
-    assert math.isnan(paired_bootstrap(duration, event, risk, -risk, [0] * len(duration), num_samples=20).p_value)
+    assert math.isnan(paired_of(duration, event, risk, -risk, [0] * len(duration), num_samples=20).p_value)
 
 
 def random_cases(seed, n=60):
@@ -105,9 +116,9 @@ def test_bootstrap_equals_resampling_by_hand():
             by_fold[name].append([lifelines_concordance_index(duration[r], -risk[r], event[r]) for r in drawn])
     for name, per_fold in by_fold.items():
         np.testing.assert_allclose(samples[name], np.mean(per_fold, axis=0), atol=1e-12)
-    interval = bootstrap_concordance(duration, event, risk_a, fold, num_samples=30, seed=11)
+    interval = interval_of(duration, event, risk_a, fold, num_samples=30, seed=11)
     assert (interval.low, interval.high) == pytest.approx(np.percentile(samples["a"], (2.5, 97.5)), abs=1e-12)
-    paired = paired_bootstrap(duration, event, risk_a, risk_b, fold, num_samples=30, seed=11)
+    paired = paired_of(duration, event, risk_a, risk_b, fold, num_samples=30, seed=11)
     difference = samples["a"] - samples["b"]
     assert (paired.low, paired.high) == pytest.approx(np.percentile(difference, (2.5, 97.5)), abs=1e-12)
     tail = min((difference <= 0).sum(), (difference >= 0).sum())
@@ -119,9 +130,9 @@ def test_paired_difference_of_a_better_an_equal_and_a_worse_risk():
     duration = rng.exponential(500, 200) + 1
     event, fold = rng.random(200) < 0.7, np.arange(200) % 5
     good, noise = -duration + rng.normal(size=200) * 100, rng.normal(size=200)
-    better = paired_bootstrap(duration, event, good, noise, fold, num_samples=200)
-    worse = paired_bootstrap(duration, event, noise, good, fold, num_samples=200)
-    equal = paired_bootstrap(duration, event, noise, noise, fold, num_samples=200)
+    better = paired_of(duration, event, good, noise, fold, num_samples=200)
+    worse = paired_of(duration, event, noise, good, fold, num_samples=200)
+    equal = paired_of(duration, event, noise, noise, fold, num_samples=200)
     assert better.low > 0
     assert better.p_value == pytest.approx(2 / 201)
     assert (worse.difference, worse.low) == pytest.approx((-better.difference, -better.high))
@@ -134,7 +145,7 @@ def test_interval_covers_the_estimate_and_narrows_with_cases():
         rng = np.random.default_rng(n)
         duration = rng.exponential(500, n) + 1
         risk, event, fold = -duration + rng.normal(size=n) * 500, rng.random(n) < 0.6, np.arange(n) % 3
-        interval = bootstrap_concordance(duration, event, risk, fold, num_samples=300)
+        interval = interval_of(duration, event, risk, fold, num_samples=300)
         assert interval.low < fold_mean_concordance(duration, event, risk, fold).mean < interval.high
         widths.append(interval.high - interval.low)
     assert widths[1] < widths[0] / 2
@@ -142,7 +153,7 @@ def test_interval_covers_the_estimate_and_narrows_with_cases():
 
 def test_same_seed_same_interval():
     duration, event, risk, _, fold = random_cases(3)
-    first, again, other = (bootstrap_concordance(duration, event, risk, fold, num_samples=50, seed=s) for s in (1, 1, 2))
+    first, again, other = (interval_of(duration, event, risk, fold, num_samples=50, seed=s) for s in (1, 1, 2))
     assert first == again != other
 
 

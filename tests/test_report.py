@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 
 from mice_model.evaluation import Coverage, Evaluation, HeldOut, TrainingCurve
-from mice_model.metrics import bootstrap_concordance, fold_mean_concordance, log_rank_p, paired_bootstrap, risk_groups
+from mice_model.metrics import (
+    fold_mean_concordance,
+    log_rank_p,
+    paired_difference,
+    percentile_interval,
+    resampled_concordance,
+    risk_groups,
+)
 from mice_model.plots import MAX_PNG_BYTES, coverage_png
-from mice_model.report import render, summarise, write_report
+from mice_model.report import render, write_report
+from mice_model.summary import summarise
 
 NUM_BOOTSTRAP = 60
 
@@ -30,7 +38,7 @@ def held_out(cancer_type, seed, models, n=120):
         event_observed=rng.random(n) < 0.6,
         risk_score={name: severity + noise[name] * rng.normal(size=n) for name in models},
         survival_bins=np.ones((n, 5)),
-        bin_edges_days=((100.0, 200.0, 300.0, 400.0),) * 3,
+        bin_edges_days=dict.fromkeys(range(3), (100.0, 200.0, 300.0, 400.0)),
         routing=rng.dirichlet(np.ones(4), n),
     )
 
@@ -95,13 +103,11 @@ def test_summary_resamples_as_metrics_does(evaluation, summary):
     found = evaluation.held_out[0]
     outcome = found.duration_days, found.event_observed
     how = {"num_samples": NUM_BOOTSTRAP, "seed": (1, zlib.crc32(b"blca"))}
-    interval = bootstrap_concordance(*outcome, found.risk_score["mice"], found.fold, **how)
-    assert (summary["c_index"]["blca"]["mice"]["low"], summary["c_index"]["blca"]["mice"]["high"]) == (
-        interval.low,
-        interval.high,
-    )
-    paired = paired_bootstrap(*outcome, found.risk_score["mice"], found.risk_score["rsf"], found.fold, **how)
-    entry = summary["paired"]["blca"]["rsf"]
+    samples = resampled_concordance(*outcome, {name: found.risk_score[name] for name in ("mice", "rsf")}, found.fold, **how)
+    row, entry = summary["c_index"]["blca"], summary["paired"]["blca"]["rsf"]
+    interval = percentile_interval(samples["mice"])
+    assert (row["mice"]["low"], row["mice"]["high"]) == (interval.low, interval.high)
+    paired = paired_difference(row["mice"]["c_index"] - row["rsf"]["c_index"], samples["mice"] - samples["rsf"])
     assert (entry["difference"], entry["low"], entry["p_value"]) == (paired.difference, paired.low, paired.p_value)
 
 
@@ -190,12 +196,12 @@ def test_page_is_well_formed_and_ids_are_unique(page):
 def test_write_report_is_atomic(evaluation, summary, tmp_path, monkeypatch):
     path = tmp_path / "report.html"
     path.write_text("old", encoding="utf-8")
-    assert write_report(evaluation, path, summary=summary) == path
+    write_report(evaluation, summary, path)
     new = path.read_text(encoding="utf-8")
     assert new.startswith("<!DOCTYPE html>")
     monkeypatch.setattr("mice_model.report.render", lambda *_: "\udcff")
     with pytest.raises(UnicodeEncodeError):
-        write_report(evaluation, path, summary=summary)
+        write_report(evaluation, summary, path)
     assert path.read_text(encoding="utf-8") == new
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 

@@ -1,0 +1,205 @@
+"""One fit: which epoch is kept, batches made ahead, and what becomes of a loss that is not a number."""
+
+import copy
+import math
+import threading
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+
+from feature_store.errors import LeakageError
+from mice_model import training
+from mice_model.data import open_study
+from mice_model.protocol import Fit, Run, _fitted
+from mice_model.read_ahead import read_ahead
+from mice_model.study import Study, TrainConfig
+from mice_model.training import TrainingError, fit, predict
+
+STUDY = Study.model_validate(
+    {
+        "name": "tiny",
+        "description": "one small network",
+        "contracts": ["synthetic"],
+        "split": "synthetic-3fold",
+        "evaluate": ["amber"],
+        "folds": [0],
+        "features": {"modalities": ["slide", "omics", "clinical"], "patches_per_case": 9},
+        "network": {"width": 8, "omics_hidden": [8], "overlapping_ranks": [2, 3], "top_k": 1, "expert_rank": 2},
+    }
+)
+CONFIG = TrainConfig(epochs=3, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def run(published_home, tmp_path_factory):
+    from feature_store.lake import Lake
+    from feature_store.training_set import latest_snapshot
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the operations are small: on a busy machine two threads wait for each other
+    with open_study(STUDY, published_home, latest_snapshot(Lake(published_home)), ("synthetic",)) as data:
+        yield Run(data, tmp_path_factory.mktemp("model"))
+    torch.set_num_threads(num_threads)
+
+
+def new_model(run):
+    torch.manual_seed(0)
+    return run.network(run.prepare(0))
+
+
+def fitted(run, config=CONFIG):
+    model = new_model(run)
+    curve = fit(model, run.prepare(0), run.data.training_rows(0), config, stage="pretrain", cancer_type="", fold=0, seed=0)
+    return model, curve
+
+
+def equal(state, other):
+    return all(torch.equal(state[name], other[name]) for name in state)
+
+
+def threads():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
+
+
+@pytest.fixture
+def made_ahead(monkeypatch):
+    """Make batches on a CPU as for a GPU, in the background."""
+
+    def on_device(made, device):
+        with closing(read_ahead(made, 2)) as batches:
+            yield from batches
+
+    monkeypatch.setattr(training, "_on_device", on_device)
+
+
+def test_too_few_inner_events_keep_the_last_epoch_and_say_so(run, caplog):
+    model, curve = fitted(run)
+    assert all(map(math.isnan, curve.inner_c_index)), "80 cases leave no stratum 5 inner events"
+    assert curve.chosen_epoch == 2
+    assert not equal(model.state_dict(), new_model(run).state_dict())
+    assert "too few events" in caplog.text
+    caplog.clear()
+    fitted(run, TrainConfig(epochs=1, batch_size=16, epoch_selection="fixed"))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 9, 10])
+def test_every_number_of_steps_has_a_learning_rate(run, epochs):
+    """Torch's schedule with a warm-up of a tenth divides by zero at 9 steps."""
+    rows = len(run.data.training_rows(0))
+    _, curve = fitted(run, TrainConfig(epochs=epochs, batch_size=rows, epoch_selection="fixed"))
+    assert len(curve.train_loss) == epochs
+    assert np.isfinite(curve.train_loss).all()
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [((math.nan, 0.6, math.nan), 1), ((0.5, math.nan, 0.7), 2), ((0.7, math.nan, 0.6), 0), ((0.6, 0.6, 0.5), 1)],
+)
+def test_the_best_defined_inner_score_wins(run, monkeypatch, scores, best):
+    seen = []
+
+    def score(model, *_):
+        seen.append(copy.deepcopy(model.state_dict()))
+        return scores[len(seen) - 1]
+
+    monkeypatch.setattr(training, "_inner_score", score)
+    model, curve = fitted(run)
+    assert curve.chosen_epoch == best
+    assert equal(model.state_dict(), seen[best])
+
+
+def test_batches_made_ahead_give_the_same_network(run, request):
+    inline, curve = fitted(run)
+    inline_risk = predict(inline, run.prepare(0), run.data.training_rows(0), batch_size=16).risk
+    request.getfixturevalue("made_ahead")
+    ahead, same_curve = fitted(run)
+    assert same_curve.train_loss == curve.train_loss
+    assert equal(inline.state_dict(), ahead.state_dict())
+    np.testing.assert_array_equal(predict(ahead, run.prepare(0), run.data.training_rows(0), batch_size=16).risk, inline_risk)
+    assert not threads()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_batches_for_a_gpu_are_those_for_a_cpu(run):
+    rows, fold_data = run.data.training_rows(0), run.prepare(0)
+    chunks = np.array_split(rows, 4)
+    rng = np.random.default_rng(0)
+    expected = [fold_data.batch(chunk, rng) for chunk in chunks]
+    rng = np.random.default_rng(0)
+    found = list(training._on_device((fold_data.batch(chunk, rng) for chunk in chunks), torch.device("cuda")))
+    for one, other in zip(found, expected, strict=True):
+        assert one.patches_Pd.is_cuda
+        assert torch.equal(one.patches_Pd.cpu(), other.patches_Pd)
+        assert torch.equal(one.vectors["omics"].cpu(), other.vectors["omics"])
+
+
+def test_a_loss_that_is_not_a_number_names_the_cases_and_ends_the_thread(run, made_ahead, monkeypatch):
+    fold_data, calls = run.prepare(0), []
+
+    def spoilt(output, batch, alpha):
+        calls.append(batch.case_ids)
+        return training_loss(output, batch, alpha if len(calls) < 2 else math.nan)
+
+    training_loss = training.total_loss
+    monkeypatch.setattr(training, "total_loss", spoilt)
+    with pytest.raises(TrainingError, match=r"pretrain all fold 0 seed 0, epoch 0: loss is nan") as error:
+        fitted(run)
+    assert calls[1][0] in str(error.value)
+    assert not threads()
+    assert fold_data is run.prepare(0)
+
+
+def test_items_are_made_in_order_and_not_further_ahead_than_asked():
+    made = []
+
+    def items():
+        for item in range(8):
+            made.append(item)
+            yield item
+
+    with closing(read_ahead(items(), 2)) as ahead:
+        lead = [len(made) - item for item in ahead]
+    assert made == list(range(8))
+    assert max(lead) <= 4  # itself, two made, one begun
+    assert not threads()
+
+
+def test_an_error_of_an_item_is_raised_where_it_is_used():
+    def items():
+        yield 1
+        raise OSError("disk")
+
+    seen = []
+    with closing(read_ahead(items(), 2)) as ahead, pytest.raises(OSError, match="disk"):
+        seen += ahead
+    assert seen == [1]
+    assert not threads()
+
+
+def test_patches_of_a_batch_are_the_scaler_applied_to_the_bags(run):
+    fold_data, data = run.prepare(0), run.data
+    rows = data.training_rows(0)[:12]
+    batch = fold_data.batch(rows, None)
+    records = [bag for row in rows for bag in data.training_set.bags[row]]
+    assert max(len(data.training_set.bags[row]) for row in rows) == 1
+    patches, bounds = data.reader.pack(records, STUDY.features.patches_per_case, None)
+    np.testing.assert_array_equal(batch.patches_Pd.numpy(), fold_data.pipeline.patches.apply(patches))
+    np.testing.assert_array_equal(batch.cu_seqlens.numpy(), bounds)
+    assert batch.present["slide"].nonzero().ravel().tolist() == batch.bag_case_S.tolist()
+
+
+def test_nothing_is_fitted_on_held_out_rows(run, tmp_path, monkeypatch):
+    """Neither the pipeline nor a network, should the rule that chooses the rows ever be wrong."""
+    everyone = np.arange(len(run.data.training_set))
+    fresh = Run(run.data, tmp_path)
+    monkeypatch.setattr(type(run.data), "training_rows", lambda _data, _fold: everyone)
+    with pytest.raises(LeakageError, match=r"fit without fold 0: .* held out in it, expected none"):
+        fresh.prepare(0)
+    assert list(tmp_path.iterdir()) == []
+    what = Fit("pretrain", "", CONFIG, everyone, None)
+    with pytest.raises(LeakageError, match="fit without fold 0"):
+        _fitted(run, 0, 0, what)
