@@ -60,21 +60,31 @@ def values_are_declared(frames: dict[str, pl.DataFrame], _staged: Staged, _cohor
 
 
 def few_rows_are_quarantined(frames: dict[str, pl.DataFrame], staged: Staged, cohort: str) -> Check:
-    """Not more of the cases table or the endpoints were rejected than the contract allows."""
-    limit, shares = staged.max_quarantined_fraction, {}
+    """Not more of the cases table or the endpoints were rejected than the contract allows, its own exclusions left aside."""
+    limit, shares = staged.contract.max_quarantined_fraction, {}
+    is_declared = (pl.col("table_name") == "cases") & pl.col("reason").is_in(
+        [rule.reason for rule in staged.contract.cases.exclude]
+    )
+    rejected = frames["quarantine"].filter(~is_declared)
+    unassigned = staged.table("quarantine", [staged.unassigned]).filter(~is_declared)
     for name in ("cases", "endpoints", "clinical"):
-        kept = frames["cases"].height
-        rejected = frames["quarantine"].filter(pl.col("table_name") == name).n_unique("case_id_found")
-        if name == "cases":
-            unassigned = staged.table("quarantine", [staged.unassigned]).filter(pl.col("table_name") == "cases")
-            faulty = pl.col("reason").str.contains("duplicate|does not match|not one the contract|no declared mapping")
-            rejected += unassigned.filter(faulty).height  # and not what the contract excludes on purpose
-            kept = staged.table("cases").height  # unassigned rows are the whole contract's
-        shares[name] = rejected / max(kept + rejected, 1)
+        is_its = pl.col("table_name") == name
+        num_kept, num_rejected = frames["cases"].height, rejected.filter(is_its).n_unique("case_id_found")
+        if name == "cases":  # unassigned rows are the whole contract's
+            num_kept, num_rejected = staged.table("cases").height, num_rejected + unassigned.filter(is_its).height
+        shares[name] = num_rejected / max(num_kept + num_rejected, 1)
     bad = {name: f"{share:.1%}" for name, share in shares.items() if share > limit}
     bad |= dict.fromkeys(staged.wholly_rejected, "100.0%")
-    found = f"rejected {bad} of {cohort}, at most {limit:.0%} allowed; SELECT * FROM the staged quarantine for the reasons"
-    return Check("few_rows_are_quarantined", not bad, found if bad else f"under {limit:.0%} rejected")
+    if not bad:
+        return Check("few_rows_are_quarantined", is_passed=True, found=f"under {limit:.0%} rejected")
+    of_bad = pl.concat([rejected, unassigned]).filter(pl.col("table_name").is_in(list(bad)))
+    counted = of_bad.group_by("table_name", "reason").len()
+    table, reason, num_rows = counted.sort("len", "table_name", "reason", descending=[True, False, False]).row(0)
+    found = (
+        f"rejected {bad} of {cohort}, at most {limit:.0%} allowed; most often {reason!r} ({num_rows} rows of {table}); "
+        f"all of them: {staged.folder / 'quarantine.parquet'}"
+    )
+    return Check("few_rows_are_quarantined", is_passed=False, found=found)
 
 
 def outcomes_can_be_learned(frames: dict[str, pl.DataFrame], _staged: Staged, cohort: str) -> Check:

@@ -11,8 +11,8 @@ import logging
 import os
 import uuid
 import zlib
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from feature_store.bag_record import (
     bag_input_error,
     checked_arrays,
 )
-from feature_store.errors import BagChecksumError, BagFileError, BagInputError
+from feature_store.errors import BagChecksumError, BagFileError, BagInputError, StoreWriteError
 
 FORMAT = "mice-patch-bag/1"
 # What a slide's entry in the metadata and its BagRecord have in common.
@@ -55,9 +55,8 @@ def write_shards(
     same limit give the same names and, with the same pyarrow, the same bytes; a sound shard that is there already is
     kept. On any failure the unfinished shard is removed; finished ones stay, and a second run finds them again.
     A bag that cannot be stored raises BagInputError, or is handed to `on_rejected` and left out. A written shard that
-    does not read back as it must raises BagFileError.
+    does not read back as it must raises BagFileError; a disk that takes no more, StoreWriteError.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     records: list[BagRecord] = []
     slide_ids: set[str] = set()
     shard: _OpenShard | None = None
@@ -117,7 +116,8 @@ def read_shard_index(path: Path, *, verify: bool = False) -> list[BagRecord]:
             if verify:
                 values = mapping[page.values_offset_bytes : page.body_offset_bytes + page.body_bytes]
                 levels = mapping[page.body_offset_bytes : page.values_offset_bytes]
-                hashes = [hashlib.sha256(part).hexdigest() for part in (values, read_coordinates(path, row_group).data)]
+                xy = read_coordinates(path, row_group, footer)
+                hashes = [hashlib.sha256(part).hexdigest() for part in (values, xy.data)]
                 is_sound = zlib.crc32(values, zlib.crc32(levels)) == page.crc32
                 if not is_sound or hashes != [slide["bag_sha256"], slide["xy_sha256"]]:
                     raise checksum_error(which)
@@ -133,10 +133,13 @@ def read_shard_index(path: Path, *, verify: bool = False) -> list[BagRecord]:
     return records
 
 
-def read_coordinates(path: Path, row_group: int) -> npt.NDArray[np.int32]:
-    """Return a row group's x and y as int32 (N, 2), level-0 pixels; BagFileError where a page checksum fails."""
+def read_coordinates(path: Path, row_group: int, footer: pq.FileMetaData) -> npt.NDArray[np.int32]:
+    """Return a row group's x and y as int32 (N, 2), level-0 pixels; BagFileError where a page checksum fails.
+
+    `footer` is the file's: reading it for each of a shard's slides would take longer than all else where they are small and many.
+    """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path, metadata=footer, page_checksum_verification=True) as file:
             # The identifiers come along only for their checksums: SQL readers go by them and check none.
             table = file.read_row_group(row_group, columns=list(_SMALL_COLUMNS))
         return np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
@@ -169,19 +172,22 @@ class _OpenShard:
         self._directory = directory
         self._temporary = directory / f".{uuid.uuid4().hex}.parquet.tmp"
         self.num_bytes = 0
+        with self._writing():
+            directory.mkdir(parents=True, exist_ok=True)
         # The limits keep a slide in one page; the identifiers' statistics let SQL engines skip row groups.
-        self._writer = pq.ParquetWriter(
-            self._temporary,
-            self._schema,
-            compression=dict.fromkeys(_SMALL_COLUMNS, "zstd") | {"embedding.list.element": "none"},
-            use_dictionary=["slide_id", "case_id"],
-            write_statistics=["slide_id", "case_id"],
-            data_page_size=INT32_MAX,
-            max_rows_per_page=INT32_MAX,
-            data_page_version="1.0",
-            write_page_checksum=True,
-            write_page_index=True,
-        )
+        with self._writing():
+            self._writer = pq.ParquetWriter(
+                self._temporary,
+                self._schema,
+                compression=dict.fromkeys(_SMALL_COLUMNS, "zstd") | {"embedding.list.element": "none"},
+                use_dictionary=["slide_id", "case_id"],
+                write_statistics=["slide_id", "case_id"],
+                data_page_size=INT32_MAX,
+                max_rows_per_page=INT32_MAX,
+                data_page_version="1.0",
+                write_page_checksum=True,
+                write_page_index=True,
+            )
 
     def add(self, bag: SlideBag, embedding: npt.NDArray[np.float16], xy: npt.NDArray[np.int32]) -> None:
         """Append one row group: `embedding` (N, dim) and `xy` (N, 2), both checked and C-contiguous."""
@@ -194,7 +200,8 @@ class _OpenShard:
             pa.array(np.ascontiguousarray(xy[:, 1])),
             pa.FixedSizeListArray.from_arrays(flat, type=self._embedding_type),
         ]
-        self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema), row_group_size=num_patches)
+        with self._writing():
+            self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema), row_group_size=num_patches)
         self.num_bytes += embedding.nbytes
         self._slides.append(
             {
@@ -220,9 +227,10 @@ class _OpenShard:
             "mice.content_sha256": content_sha256,
         }
         self._writer.add_key_value_metadata(metadata)
-        self._writer.close()
-        with self._temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        with self._writing():
+            self._writer.close()
+            with self._temporary.open("rb") as file:
+                os.fsync(file.fileno())
         read_shard_index(self._temporary, verify=True)
         path = self._directory / f"{content_sha256[:32]}.parquet"
         try:
@@ -233,8 +241,9 @@ class _OpenShard:
             records = None
         if records is None:
             # A rename, never a rewrite in place: a reader may have the old file mapped.
-            self._temporary.replace(path)
-            _sync_directory(self._directory)
+            with self._writing():
+                self._temporary.replace(path)
+                _sync_directory(self._directory)
             records = read_shard_index(path)
         _logger.info("shard %s: %d slides, %d bytes of embeddings", path.name, len(records), self.num_bytes)
         self.discard()
@@ -242,10 +251,21 @@ class _OpenShard:
 
     def discard(self) -> None:
         """Remove the temporary file, if it is still there."""
-        try:
+        with suppress(OSError):  # what stopped the writing stops the footer too
             self._writer.close()
-        finally:
+        self._temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn a disk's refusal into StoreWriteError, and leave no temporary file behind."""
+        try:
+            yield
+        except OSError as error:
             self._temporary.unlink(missing_ok=True)
+            raise StoreWriteError(
+                f"bag folder {self._directory}: cannot be written ({' '.join(str(error).split())}), expected a writable disk "
+                "with space. Finished shards stay; free some space or mend the permissions, then run again."
+            ) from error
 
 
 def _canonical(value: object) -> str:

@@ -47,14 +47,15 @@ class MappedShard:
         weakref.finalize(self, os.close, self._descriptor)
 
     @cached_property
-    def _footer(self) -> pq.FileMetaData:
+    def footer(self) -> pq.FileMetaData:
+        """The shard's Parquet footer, read when it is first asked for."""
         return read_footer(self._path)
 
     @cached_property
     def _chunk_offsets(self) -> list[int]:
-        index, _ = embedding_column(self._footer, self._path.name)
-        groups = range(self._footer.num_row_groups)
-        return [self._footer.row_group(group).column(index).data_page_offset for group in groups]
+        index, _ = embedding_column(self.footer, self._path.name)
+        groups = range(self.footer.num_row_groups)
+        return [self.footer.row_group(group).column(index).data_page_offset for group in groups]
 
     def rows(self, record: BagRecord) -> npt.NDArray[np.uint8]:
         """Return a view of the bag's values as bytes, uint8 (N, dim * 2); BagFileError where it leaves the file."""
@@ -90,7 +91,7 @@ class MappedShard:
 
     def page(self, record: BagRecord) -> EmbeddingPage:
         """Return the page the file's own headers describe; BagFileError unless the record says the same."""
-        page = walk_embedding_page(self._mapping, self._footer, self.row_group(record), which_bag(record))
+        page = walk_embedding_page(self._mapping, self.footer, self.row_group(record), which_bag(record))
         found = (page.values_offset_bytes, page.num_values // page.dim, page.dim)
         recorded = (record.offset_bytes, record.num_patches, record.dim)
         if found != recorded:

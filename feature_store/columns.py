@@ -80,6 +80,9 @@ EVENT = Column(
     is_required=True,
 )
 
+ALIAS = key("alias", "Another identifier of the same person; cases that share one are one person.")
+ALIAS_SOURCE = key("source", "Whose identifier the alias is, as the contract declares it.")
+
 AGE = Column("age_at_diagnosis_years", "DOUBLE", "Age at diagnosis.", unit="years", minimum=0.0, maximum=120.0)
 SEX = Column("sex", "VARCHAR", "Sex as recorded.", allowed=("female", "male"))
 STAGE = Column("stage", "DOUBLE", "Tumour stage as an ordinal: 0, I = 1 to IV = 4.", minimum=0.0, maximum=4.0)
@@ -88,12 +91,55 @@ HISTOLOGY = Column("histology", "VARCHAR", "Histological type as recorded by the
 RACE = Column("race", "VARCHAR", "Race as recorded by the source; for audits of fairness, not a model input by default.")
 DIAGNOSIS_YEAR = Column("diagnosis_year", "INTEGER", "Calendar year of diagnosis.", unit="year", minimum=1900.0)
 
+TREATMENT_RESPONSE = Column(
+    "treatment_response",
+    "VARCHAR",
+    "Best response to the first treatment.",
+    role="post_treatment",
+    known_at="end of the first treatment",
+    allowed=("complete_response", "partial_response", "stable_disease", "progressive_disease"),
+)
+ADJUVANT_TREATMENT = Column(
+    "adjuvant_treatment",
+    "VARCHAR",
+    "Treatment given after the first one, as recorded by the source.",
+    role="post_treatment",
+    known_at="start of the adjuvant treatment",
+)
+NEW_TUMOUR_EVENT = Column(
+    "new_tumour_event_days",
+    "DOUBLE",
+    "Time from time zero to the first new tumour.",
+    unit="days",
+    role="post_treatment",
+    known_at="the new tumour event",
+    minimum=0.0,
+)
+
 PANEL_ID = key("panel_id", "Content hash of modality, unit and the ordered feature names; see table gene_panels.")
 VALUES = Column("values", "FLOAT[]", "One value per panel position; NaN where the source has none.", is_required=True)
 MODALITY = Column("modality", "VARCHAR", "Input modality.", role="key", allowed=MODALITIES, is_required=True)
 POSITION = Column("position", "INTEGER", "0-based position in the panel's vectors.", role="key", is_required=True)
 FEATURE = key("feature", "Gene symbol or chromosome arm at this position.")
 PANEL_UNIT = Column("unit", "VARCHAR", "Unit of the panel's values as the contract declares it.")
+LOOKUP = key("feature_lookup", "The feature in small letters: what it is looked up by.")
+CASE_VALUES = Column(
+    "values",
+    "FLOAT[]",
+    "One value per case of the cohort that has the panel, in order of case_id; NaN where the source has none.",
+    is_required=True,
+)
+FEATURE_FOUND = key("feature_found", "Identifier of the feature in the source.")
+MAPPED_FEATURE = Column("feature", "VARCHAR", "Name it maps to; empty without one name of its own (unmapped, ambiguous).")
+MAPPING_STATE = Column(
+    "state",
+    "VARCHAR",
+    "Only mapped features are in the panel: the others have no name, several, or one that another feature of the panel has too.",
+    role="provenance",
+    known_at="ingest",
+    allowed=("mapped", "unmapped", "ambiguous", "collides"),
+    is_required=True,
+)
 
 GENE = key("gene_symbol", "HGNC symbol as given by the source.")
 CLASSIFICATION = Column("variant_classification", "VARCHAR", "MAF variant classification.")
@@ -132,7 +178,21 @@ CONTRACT = provenance("contract", "Name of the cohort contract.")
 CONTENT_SHA256 = provenance("content_sha256", "SHA-256 of the table's rows for this scope.")
 WRITE_KEY = provenance("idempotency_key", "Idempotency key of the write.")
 NUM_ROWS = Column("num_rows", "BIGINT", "Rows written.", role="provenance", is_required=True)
+CODE_VERSION = Column(
+    "code_version",
+    "VARCHAR",
+    "Hash of the ingest code that made the rows, as first written; empty for a model's rows, whose version names its code.",
+    role="provenance",
+    known_at="ingest",
+)
 WRITTEN_AT = provenance("written_at", "Time of the write, UTC, ISO 8601.")
+PIN_NAME = key("name", "Name of the pinned snapshot.")
+PINNED = Column("snapshot_id", "BIGINT", "Snapshot that is kept.", role="provenance", is_required=True)
+PIN_REASON = Column("reason", "VARCHAR", "Why it is kept, in the words of who pinned it.", role="provenance")
+PINNED_AT = provenance("pinned_at", "Time of pinning, UTC, ISO 8601.")
+TOMBSTONE = key("tombstone", "HMAC-SHA256 of an erased case's identifier under the home's erasure key; says nothing without it.")
+KEY_ID = provenance("key_id", "Which erasure key made the tombstone.")
+ERASED_AT = provenance("erased_at", "Time of the erasure, UTC, ISO 8601.")
 SCOPE = key("scope", "What the write replaced: a cohort, or a model version.")
 
 MODEL_VERSION = key("model_version", "Content hash of study, training set, seeds and code: the trained model.")

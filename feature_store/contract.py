@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from feature_store.columns import Role
 from feature_store.contract_fields import (
     ColumnPattern,
     Count,
@@ -23,7 +24,7 @@ from feature_store.contract_fields import (
     ValuePattern,
 )
 from feature_store.errors import ContractError, LandingMissingError
-from feature_store.tables import CLINICAL
+from feature_store.tables import CLINICAL, FOLLOW_UP, Table
 
 Unit = Literal["days", "months", "years"]
 EndpointName = Literal["os", "dss", "dfi", "pfi"]
@@ -90,18 +91,38 @@ class CasesSource(Source):
     exclude: tuple[Exclusion, ...] = ()
 
 
+class AliasSource(Source):
+    """Other identifiers of the same people: another hospital's, a former barcode. `source` says whose they are.
+
+    Identifiers that are mere numbers get a `prefix`: two cases with one alias are taken for one person, in whatever cohorts.
+    """
+
+    alias: Identifier
+    source: str
+    prefix: str = ""
+
+
+def _declared_in(table: Table, role: Role) -> AfterValidator:
+    declared = [column.name for column in table.columns if column.role == role]
+
+    def check(columns: dict[str, Value]) -> dict[str, Value]:
+        if unknown := sorted(set(columns) - set(declared)):
+            raise ValueError(f"{unknown} are no {role} columns of {table.name}, expected some of {declared}")
+        return columns
+
+    return AfterValidator(check)
+
+
 class ClinicalSource(Source):
     """Baseline clinical variables: our column name -> where it comes from."""
 
-    columns: dict[str, Value]
+    columns: Annotated[dict[str, Value], _declared_in(CLINICAL, "baseline")]
 
-    @field_validator("columns")
-    @classmethod
-    def _are_baseline(cls, columns: dict[str, Value]) -> dict[str, Value]:
-        declared = [column.name for column in CLINICAL.columns if column.role == "baseline"]
-        if unknown := sorted(set(columns) - set(declared)):
-            raise ValueError(f"{unknown} are no baseline columns, expected some of {declared}")
-        return columns
+
+class FollowUpSource(Source):
+    """What became known after time zero, and is no endpoint: our column name -> where it comes from. No model sees it."""
+
+    columns: Annotated[dict[str, Value], _declared_in(FOLLOW_UP, "post_treatment")]
 
 
 class EndpointRule(_Strict):
@@ -126,10 +147,23 @@ class SampleRule(_Strict):
     prefer: tuple[str, ...] = Field(min_length=1)
 
 
+class GeneNames(_Strict):
+    """A table of names: column `from` holds the source's identifiers (Ensembl ids, former symbols), `to` the symbol of each.
+
+    `strip_version`: ENSG00000141510.18 counts as ENSG00000141510, in the source and in the table.
+    """
+
+    path: LandingPath
+    from_column: str = Field(alias="from")
+    to_column: str = Field(alias="to")
+    strip_version: bool = False
+
+
 class VectorSource(Source):
     """One row per case (or per slide, rows then being equal); `features` is a pattern whose group names the feature."""
 
     features: ColumnPattern
+    gene_names: GeneNames | None = None
     unit: str
     grain: Literal["case", "slide"] = "case"
     sample: SampleRule | None = None
@@ -198,28 +232,37 @@ class PatchFolderSource(Source):
 SlideSource = Annotated[SlideVectorSource | PatchFolderSource, Field(discriminator="layout")]
 
 
-class RandomSplit(_Strict):
+class _NamedSplit(_Strict):
+    name: str
+    num_folds: int = Field(default=5, ge=2)
+
+
+class RandomSplit(_NamedSplit):
     """Folds drawn at random, stratified by cancer type and event; the case is the unit."""
 
     kind: Literal["random"]
-    name: str
-    num_folds: int = Field(default=5, ge=2)
     seed: int = Field(ge=0)
     endpoint: EndpointName = "os"
 
 
-class GivenSplit(_Strict):
+class SitePreservedSplit(_NamedSplit):
+    """Folds of whole sites, drawn so that cancer types and events are even; a case without a site is a site of its own."""
+
+    kind: Literal["site_preserved"]
+    seed: int = Field(ge=0)
+    endpoint: EndpointName = "os"
+
+
+class GivenSplit(_NamedSplit):
     """Folds given by files: `path` holds `{cancer_type}` and `{fold}`; `held_out` is the column of the cases held out."""
 
     kind: Literal["given"]
-    name: str
     path: FoldFiles
     cancer_types: tuple[str, ...] = Field(min_length=1)
-    num_folds: int = Field(default=5, ge=2)
     held_out: str
 
 
-Split = Annotated[RandomSplit | GivenSplit, Field(discriminator="kind")]
+Split = Annotated[RandomSplit | SitePreservedSplit | GivenSplit, Field(discriminator="kind")]
 
 
 class Generator(_Strict):
@@ -240,7 +283,7 @@ class CaseIdRule(_Strict):
 
 
 class Contract(_Strict):
-    """A cohort contract. `cohorts` lists the partition keys its cases may fall into."""
+    """A cohort contract. `cohorts` lists the partition keys its cases may fall into; `split` in a file is one of `splits`."""
 
     name: Name
     title: str
@@ -252,15 +295,35 @@ class Contract(_Strict):
     missing_values: tuple[str, ...] = ("",)
     max_quarantined_fraction: Fraction = 0.05
     cases: CasesSource
+    aliases: tuple[AliasSource, ...] = ()
     clinical: ClinicalSource
+    follow_up: FollowUpSource | None = None
     endpoints: EndpointsSource
     rna: tuple[VectorSource, ...] = ()
     copy_number: tuple[VectorSource, ...] = ()
     mutations: tuple[MutationSource, ...] = ()
     reports: tuple[ReportSource, ...] = ()
     slides: tuple[SlideSource, ...] = ()
-    split: Split
+    splits: tuple[Split, ...] = Field(min_length=1)
     generator: Generator | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_split_is_a_list_of_one(cls, fields: object) -> object:
+        if not isinstance(fields, dict) or "split" not in fields:
+            return fields
+        if "splits" in fields:
+            raise ValueError("split and splits exclude each other: list all splits under splits")
+        return {name: value for name, value in fields.items() if name != "split"} | {"splits": [fields["split"]]}
+
+    @model_validator(mode="after")
+    def _splits_can_be_told_apart_and_made(self) -> "Contract":
+        names = [split.name for split in self.splits]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"splits {repeated} have the same name, expected each once")
+        if self.cases.site is None and any(isinstance(split, SitePreservedSplit) for split in self.splits):
+            raise ValueError("a site_preserved split needs cases.site")
+        return self
 
 
 def load_contract(path: Path) -> Contract:

@@ -41,12 +41,28 @@ class StoreMissingError(MiceError):
     """There is no feature store at the given home."""
 
 
+class StoreWriteError(MiceError):
+    """The store could not be written (no space, no permission, a failing disk); nothing of the write is visible."""
+
+
+class CatalogError(MiceError):
+    """The catalog's database cannot be reached or read."""
+
+
 class SnapshotMissingError(MiceError):
     """No snapshot of the given id, or no published cohort to take one of."""
 
 
+class PinError(MiceError):
+    """A snapshot cannot be named so, or no snapshot has the name."""
+
+
 class CaseMissingError(MiceError):
     """No row of the store names the case."""
+
+
+class ErasureError(MiceError):
+    """A case cannot be erased, or an erased one would come back (its rows, or without the key nobody could tell)."""
 
 
 class BagFileError(MiceError):

@@ -1,6 +1,5 @@
 """Where a contract's sources lie: the landing folder it is given, or one the platform makes. Nothing is read here."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from feature_store.contract import Contract
@@ -9,9 +8,7 @@ from feature_store.home import Home
 from feature_store.synthetic import SyntheticConfig, write_landing
 
 
-def landing_folder(
-    contract: Contract, home: Home, data: Path | None, on_progress: Callable[[int, int], None] | None = None
-) -> Path:
+def landing_folder(contract: Contract, home: Home, data: Path | None) -> Path:
     """Return the landing folder of a contract, making it first where the contract says how.
 
     Raises LandingMissingError if the contract's sources come from outside and no folder is given or there.
@@ -19,7 +16,7 @@ def landing_folder(
     if contract.generator is not None:
         config = SyntheticConfig(**contract.generator.model_dump())
         home.landing.mkdir(parents=True, exist_ok=True)
-        return write_landing(home.landing / contract.name, config, on_progress)
+        return write_landing(home.landing / contract.name, config)
     if data is None or not data.is_dir():
         raise LandingMissingError(
             f"contract {contract.name}: landing folder {data}, expected a folder with its source files. "

@@ -13,7 +13,8 @@ import polars as pl
 
 from feature_store.errors import CaseMissingError
 from feature_store.home import Home
-from feature_store.ingest.stage import Staged
+from feature_store.ingest.context import DASHES
+from feature_store.ingest.stage import staged_table
 from feature_store.lake import Lake
 from feature_store.publish import Write, content_sha256
 from feature_store.tables import BY_NAME, COHORT_TABLES
@@ -23,8 +24,7 @@ Record = dict[str, object]
 # What tells whether a staging folder is what a cohort was published from, without reading its vectors.
 _TELLING = ("cases", "sources")
 # Identifiers as found may carry another dash or letter case, and a longer barcode (ingest/context.py normalises these).
-_DASHES = "[\u2010\u2011\u2012\u2013\u2014\u2015\u2212\uff0d]"
-_NAMES_CASE = f"regexp_matches(upper(regexp_replace(case_id_found, '{_DASHES}', '-', 'g')), $pattern)"
+_NAMES_CASE = f"regexp_matches(upper(regexp_replace(case_id_found, '{DASHES}', '-', 'g')), $pattern)"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Lineage:
     """One case in one snapshot; lists of records in the order of their keys.
 
     `rows`: table, cohort, num_rows, sources (path, source_sha256, num_bytes, contract). `ingests`: per cohort when it was last
-    written, under which key, and the content key (over contract, sources and ingest code) of the staging folder, if it is there.
+    written, under which key and by which version of the ingest code, and the content key (over contract, sources and that code)
+    of the staging folder, if it is there.
     """
 
     case_id: str
@@ -130,8 +131,7 @@ def _ingest(connection: duckdb.DuckDBPyConnection, home: Home, cohort: str) -> R
     """Return how a cohort got here: its contracts, its last write, and the staging folder that holds the same rows."""
     writes = _records(
         connection,
-        "SELECT table_name, content_sha256, idempotency_key, written_at FROM publications WHERE scope = $cohort "
-        "ORDER BY written_at, table_name",
+        "FROM publications WHERE scope = $cohort ORDER BY written_at, table_name",
         {"cohort": cohort},
     )
     contracts = _records(
@@ -145,15 +145,16 @@ def _ingest(connection: duckdb.DuckDBPyConnection, home: Home, cohort: str) -> R
         "contracts": names,
         "written_at": writes[-1]["written_at"] if writes else None,
         "idempotency_key": writes[-1]["idempotency_key"] if writes else None,
+        "code_version": writes[-1].get("code_version") if writes else None,  # a snapshot of before has no such column
         "ingest_key": next((folder.name for folder in folders if _is_published(folder, cohort, hashes)), None),
     }
 
 
 def _is_published(folder: Path, cohort: str, hashes: dict[object, object]) -> bool:
-    staged = Staged("", folder.name, folder, 0, 0.0)
     try:
         return all(
-            content_sha256(Write(BY_NAME[name], cohort, staged.table(name, [cohort]))) == hashes.get(name) for name in _TELLING
+            content_sha256(Write(BY_NAME[name], cohort, staged_table(folder, name, [cohort]))) == hashes.get(name)
+            for name in _TELLING
         )
     except (OSError, pl.exceptions.PolarsError):  # not a whole staging folder, so not what was published
         return False

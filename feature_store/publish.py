@@ -12,14 +12,17 @@ from datetime import UTC, datetime
 import duckdb
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from feature_store.audit import audit
-from feature_store.errors import AuditError
+from feature_store.erase.tombstones import Tombstones, read_tombstones
+from feature_store.errors import AuditError, ErasureError
 from feature_store.ingest.stage import Staged
 from feature_store.lake import Lake
 from feature_store.tables import COHORT_TABLES, PUBLICATIONS, QUARANTINE, Table
 
 COHORT_MESSAGE = "publish cohort"
+_ROW_GROUP_BYTES = 1 << 19  # measured: less costs more in footers than it saves of values (benchmarks/store.py)
 
 
 @dataclass(frozen=True)
@@ -54,26 +57,31 @@ def publish_cohort(lake: Lake, staged: Staged, cohort: str) -> Published:
         raise AuditError(f"cohort {cohort}: {'; '.join(failed)}. Nothing was published; correct the source or the contract.")
     writes = [Write(table, cohort, staged.table(table.name, [cohort])) for table in COHORT_TABLES]
     writes.append(Write(QUARANTINE, staged.unassigned, staged.table(QUARANTINE.name, [staged.unassigned])))
-    return publish(lake, writes, f"{COHORT_MESSAGE} {cohort}")
+    return publish(lake, writes, f"{COHORT_MESSAGE} {cohort}", staged.code_version)
 
 
-def publish(lake: Lake, writes: Sequence[Write], message: str) -> Published:
-    """Replace the scopes of `writes` that differ from what was last published; all of them, or none, become visible."""
+def publish(lake: Lake, writes: Sequence[Write], message: str, code_version: str | None = None) -> Published:
+    """Replace the scopes of `writes` that differ from what was last published; all of them, or none, become visible.
+
+    `code_version` says what made the rows. Rows that another version made anew, and equal, are not written again. Raises
+    ErasureError, and writes nothing, where a row is of a case that was erased.
+    """
     hashes = [content_sha256(write) for write in writes]
     num_rows = {write.table.name: write.rows.height for write in reversed(writes)}
     content = {write.table.name: digest for write, digest in reversed(list(zip(writes, hashes, strict=True)))}
     key = hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:32]
     with lake.transaction(message, key) as transaction:
         connection = transaction.connection
+        _refuse_erased(read_tombstones(connection, lake.home), writes)
         changed = _changed(connection, writes, hashes)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         for index in changed:
-            write = writes[index]
-            _replace(connection, write)
-            row = (write.scope, write.table.name, hashes[index], write.rows.height, key, now)
-            record = pl.DataFrame([row], schema=PUBLICATIONS.schema, orient="row")
-            connection.execute("DELETE FROM publications WHERE scope = ? AND table_name = ?", row[:2])
-            _insert(connection, PUBLICATIONS, record)
+            _replace(connection, writes[index])
+        records = [
+            (writes[index].scope, writes[index].table.name, hashes[index], writes[index].rows.height, key, now, code_version)
+            for index in changed
+        ]
+        _record(connection, pl.DataFrame(records, schema=PUBLICATIONS.schema, orient="row"))
     return Published(transaction.snapshot_id, tuple(writes[index].table.name for index in changed), num_rows, content)
 
 
@@ -106,6 +114,17 @@ def _add_values(digest: "hashlib._Hash", values: pl.Series) -> None:
         digest.update(values.to_numpy().tobytes())
 
 
+def _refuse_erased(tombstones: Tombstones, writes: Sequence[Write]) -> None:
+    for write in writes:
+        for name in {"case_id", "alias"} & set(write.rows.columns) if tombstones else ():
+            num_erased = len(tombstones.erased(write.rows[name].unique()))
+            if num_erased:
+                raise ErasureError(
+                    f"table {write.table.name} of {write.scope}: {num_erased} erased cases among the rows, expected none. "
+                    "Nothing was published; stage the cohort again, or train again, from what the store holds now."
+                )
+
+
 def _changed(connection: duckdb.DuckDBPyConnection, writes: Sequence[Write], hashes: list[str]) -> list[int]:
     rows = connection.execute("SELECT scope, table_name, content_sha256 FROM publications").fetchall()
     last = {(scope, name): digest for scope, name, digest in rows}
@@ -121,10 +140,26 @@ def _replace(connection: duckdb.DuckDBPyConnection, write: Write) -> None:
     _insert(connection, write.table, write.rows)
 
 
+def _record(connection: duckdb.DuckDBPyConnection, records: pl.DataFrame) -> None:
+    """Replace the records of these scopes and tables, all at once: a file per table would make reading them slow."""
+    connection.register("written", records.select("scope", "table_name").to_arrow())
+    connection.execute("DELETE FROM publications WHERE (scope, table_name) IN (SELECT scope, table_name FROM written)")
+    connection.unregister("written")
+    _insert(connection, PUBLICATIONS, records)
+
+
+def _batched(table: Table, rows: pa.Table) -> pa.Table:
+    """Return the rows in batches that become row groups: DuckDB ends one with a batch, once it has the table's least rows."""
+    if table.row_group_rows is None:
+        return rows
+    num_rows = max(table.row_group_rows, _ROW_GROUP_BYTES * rows.num_rows // max(rows.nbytes, 1))
+    return pa.Table.from_batches(rows.combine_chunks().to_batches(max_chunksize=num_rows))
+
+
 def _insert(connection: duckdb.DuckDBPyConnection, table: Table, rows: pl.DataFrame) -> None:
     if rows.is_empty():
         return
-    connection.register("staged_rows", table.conform(rows).to_arrow())
+    connection.register("staged_rows", _batched(table, table.conform(rows).to_arrow()))
     columns = ", ".join(f'"{name}"' for name in table.schema)
     connection.execute(f'INSERT INTO "{table.name}" ({columns}) SELECT {columns} FROM staged_rows')
     connection.unregister("staged_rows")

@@ -1,8 +1,10 @@
 """Source files as they lie in a landing folder: finding, fingerprinting, and reading tables of any format as text.
 
 Every column comes back as text, so that `001` stays `001`; turning text into values is the contract's business (ingest/).
+A text that was cut short does not show it, so a landing folder may list its files in SHA256SUMS; then they are held against it.
 """
 
+import csv
 import gzip
 import hashlib
 import io
@@ -16,19 +18,23 @@ from pathlib import Path
 
 import fastexcel
 import polars as pl
-import pyarrow.parquet as pq
 
 from feature_store.errors import ColumnMissingError, LandingMissingError, SourceFormatError
+from feature_store.parquet_text import read_as_text
+from feature_store.short_rows import refuse_short_rows
 
+# What `sha256sum` writes and `sha256sum -c` reads: the digest, two signs, the path relative to the landing folder.
+CHECKSUMS = "SHA256SUMS"
+_CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(.+)")
 # A landing table larger than this is refused rather than read: the largest real one here is 13 MB unpacked.
 MAX_UNPACKED_BYTES = 4 * 1024**3
-_BYTES_PER_CELL = 16  # what polars takes at least for a text
 # What readers of damaged or hostile files raise.
 _UNREADABLE = (
     pl.exceptions.PolarsError,
     fastexcel.FastExcelError,
     zipfile.BadZipFile,
     zlib.error,
+    csv.Error,
     EOFError,
     OSError,
     RuntimeError,
@@ -47,7 +53,10 @@ class SourceFile:
 
 
 def find(landing: Path, pattern: str) -> list[SourceFile]:
-    """Return the files that `pattern` (a glob relative to `landing`) names, sorted. Raises LandingMissingError if none."""
+    """Return the files that `pattern` (a glob relative to `landing`) names, sorted.
+
+    Raises LandingMissingError if there is none, SourceFormatError for one that is not as the folder's SHA256SUMS lists it.
+    """
     if not landing.is_dir():
         raise LandingMissingError(
             f"landing folder {landing}: not a folder, expected the cohort's source files there. "
@@ -59,7 +68,29 @@ def find(landing: Path, pattern: str) -> list[SourceFile]:
             f"landing folder {landing}: no file matches {pattern!r}, expected at least one. "
             "Check that the download is complete and that the contract's path is right."
         )
-    return [fingerprint(landing, path) for path in paths]
+    files = [fingerprint(landing, path) for path in paths]
+    checksums = landing / CHECKSUMS
+    if checksums.is_file():
+        listed = _listed(checksums, checksums.stat().st_mtime_ns)
+        for file in files:
+            if file.relative != CHECKSUMS and listed.get(file.relative) != file.sha256:
+                found = f"sha256 {file.sha256[:12]}" if file.relative in listed else "not listed"
+                expected = f"{listed.get(file.relative, '')[:12] or 'an entry'} of {CHECKSUMS}"
+                raise SourceFormatError(f"source {file.relative}: {found}, expected {expected}. Fetch the file again.")
+    return files
+
+
+@lru_cache(maxsize=16)
+def _listed(checksums: Path, _mtime_ns: int) -> dict[str, str]:
+    """Return path -> digest. Raises SourceFormatError for a line of another kind and for a path listed twice."""
+    listed: dict[str, str] = {}
+    for line in checksums.read_text(encoding="utf-8").splitlines():
+        match = _CHECKSUM_LINE.fullmatch(line)
+        if match is None or match[2] in listed:
+            found = f"{line[:80]!r} is {'no checksum line' if match is None else 'listed twice'}"
+            raise SourceFormatError(f"{checksums}: {found}, expected `sha256sum`'s lines, each path once. Write the list again.")
+        listed[match[2]] = match[1]
+    return listed
 
 
 def fingerprint(landing: Path, path: Path) -> SourceFile:
@@ -83,13 +114,13 @@ def read_table(source: SourceFile, sheet: str | None = None) -> pl.DataFrame:
     suffixes = "".join(source.path.suffixes[-2:]).lower()
     try:
         if suffixes.endswith(".parquet"):
-            return _read_parquet(source.path)
+            return read_as_text(source.path, MAX_UNPACKED_BYTES)
         if suffixes.endswith((".xlsx", ".xls")):
             return _read_sheet(source.path, sheet)
         if suffixes.endswith(".rds"):
             return _read_rds(source.path)
         separator = "\t" if ".tsv" in suffixes or ".txt" in suffixes else ","
-        return _once_named(pl.read_csv(io.BytesIO(_unpacked(source.path)), separator=separator, infer_schema=False))
+        return _read_text(_unpacked(source.path), separator)
     except _UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SourceFormatError(
@@ -128,6 +159,12 @@ def _unpacked(path: Path) -> bytes:
     return data
 
 
+def _read_text(data: bytes, separator: str) -> pl.DataFrame:
+    frame = _once_named(pl.read_csv(io.BytesIO(data), separator=separator, infer_schema=False))
+    refuse_short_rows(data, separator, frame, MAX_UNPACKED_BYTES)
+    return frame
+
+
 def _once_named(frame: pl.DataFrame) -> pl.DataFrame:
     """Refuse a header that names a column twice: polars would rename the second, and a contract would never see it."""
     names = set(frame.columns)
@@ -136,21 +173,6 @@ def _once_named(frame: pl.DataFrame) -> pl.DataFrame:
     if repeated:
         raise ValueError(f"columns {repeated[:5]} occur twice in the header")
     return frame
-
-
-def _read_parquet(path: Path) -> pl.DataFrame:
-    footer = pq.read_metadata(path)
-    if footer.num_rows * footer.num_columns * _BYTES_PER_CELL > MAX_UNPACKED_BYTES:
-        raise ValueError(
-            f"{footer.num_rows:,} rows of {footer.num_columns:,} columns, over {MAX_UNPACKED_BYTES:,} bytes unpacked"
-        )
-    # through pyarrow, which answers damaged pages and texts with an error where polars panics
-    table = pq.read_table(path, page_checksum_verification=True)
-    table.validate(full=True)
-    if len(set(table.column_names)) != table.num_columns:
-        raise ValueError("a column occurs twice")
-    columns = dict(zip(table.column_names, table.columns, strict=True))  # without the schema's metadata, which polars parses
-    return pl.DataFrame({name: pl.Series(values).cast(pl.String) for name, values in columns.items()})
 
 
 def _read_sheet(path: Path, sheet: str | None) -> pl.DataFrame:

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import shutil
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ import polars as pl
 
 from feature_store import synthetic_files as files
 from feature_store.errors import LandingTakenError
+from feature_store.progress import tracked
 from feature_store.synthetic_dirt import Dirt, plant
 
 LAYOUT_VERSION = 1  # raise it when the same config would give other bytes
@@ -80,11 +80,8 @@ def oracle(config: SyntheticConfig) -> pl.DataFrame:
     return pl.DataFrame({"case_id": truth.case_ids, "log_hazard": total, **truth.parts})
 
 
-def write_landing(root: Path, config: SyntheticConfig, on_progress: Callable[[int, int], None] | None = None) -> Path:
-    """Write the landing folder, complete or not at all, and return it; one that holds this config is left alone.
-
-    `on_progress` is told (slides written, slides in all) after each slide.
-    """
+def write_landing(root: Path, config: SyntheticConfig) -> Path:
+    """Write the landing folder, complete or not at all, and return it; one that holds this config is left alone."""
     if root.exists() and any(root.iterdir()):
         manifest = root / MANIFEST
         if manifest.is_file() and _identity(config).items() <= json.loads(manifest.read_text("utf-8")).items():
@@ -97,7 +94,7 @@ def write_landing(root: Path, config: SyntheticConfig, on_progress: Callable[[in
     partial = root.parent / f".{root.name}.{uuid.uuid4().hex}.partial"
     try:
         partial.mkdir()
-        _write(partial, config, on_progress or (lambda _done, _total: None))
+        _write(partial, config)
         partial.rename(root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -190,13 +187,13 @@ def _frames(config: SyntheticConfig, truth: _Truth) -> dict[str, pl.DataFrame]:
     return clean
 
 
-def _write(folder: Path, config: SyntheticConfig, on_progress: Callable[[int, int], None]) -> None:
+def _write(folder: Path, config: SyntheticConfig) -> None:
     truth = _truth(config)
     frames = _frames(config, truth)
     dirt = plant(frames, _rng(config, "dirt")) if config.has_dirt else Dirt(frames, [])
     for name, frame in dirt.frames.items():
         files.write_table(folder / name, frame)
-    _write_slides(folder / "slides", config, truth, dirt, on_progress)
+    _write_slides(folder / "slides", config, truth, dirt)
     about = {
         **_identity(config),
         "cancer_types": {code: _diagnosis(code) for code in config.cancer_types},
@@ -206,9 +203,7 @@ def _write(folder: Path, config: SyntheticConfig, on_progress: Callable[[int, in
     (folder / MANIFEST).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_slides(
-    folder: Path, config: SyntheticConfig, truth: _Truth, dirt: Dirt, on_progress: Callable[[int, int], None]
-) -> None:
+def _write_slides(folder: Path, config: SyntheticConfig, truth: _Truth, dirt: Dirt) -> None:
     slides, sigma = dirt.frames["slides.csv"], 0.6
     counts = _rng(config, "slide", 1).lognormal(np.log(config.mean_patches) - sigma**2 / 2, sigma, len(slides))
     # 200 to 20,000 patches at the default mean of 2,000; never fewer than the defects need
@@ -217,7 +212,8 @@ def _write_slides(
     bank = files.PatchBank(config.slide_dim, int(counts.max(initial=0)), num_sites, _rng(config, "slide", 2))
     position = {case_id: i for i, case_id in enumerate(truth.case_ids)}
     folder.mkdir()
-    for k, (slide_id, case_id, _mpp, magnification, _stain) in enumerate(slides.iter_rows()):
+    rows = tracked(slides.iter_rows(), "slides of the landing folder", len(slides))
+    for k, (slide_id, case_id, _mpp, magnification, _stain) in enumerate(rows):
         rng, i = _rng(config, "slide", 3 + k), position[case_id]
         share = 1 / (1 + np.exp(2.4 - truth.factors["slide"][i] + rng.normal(0, 0.15)))
         features_PD, cells_P2 = bank.draw(int(counts[k]), float(share), int(truth.site_index[i]), rng)
@@ -228,4 +224,3 @@ def _write_slides(
             coords_P2 = coords_P2[:-3]
         if defect != "slide_file_missing":
             files.write_slide(folder / f"{slide_id}.h5", features_PD, coords_P2, magnification)
-        on_progress(k + 1, len(slides))

@@ -4,6 +4,7 @@ What belongs here: the list of tables. Columns are declared in columns.py; readi
 Dagster's code location reads these declarations when it starts, so polars is imported only when a schema is asked for.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,13 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: `key` names the columns that identify a row; `scope` the column whose value a write replaces as a whole."""
+    """A table: `key` names the columns that identify a row; `scope` the column whose value a write replaces as a whole.
+
+    `row_group_rows`: how many rows lie together in its files at least, where a query wants few of its large rows.
+    `derived_from`: the table whose rows these are in another form (transposed.py); whoever writes one writes the other.
+    """
 
     name: str
     grain: str
     key: tuple[str, ...]
     columns: tuple[Column, ...]
     scope: str = "cohort"
+    row_group_rows: int | None = None
+    derived_from: str = ""
 
     @cached_property
     def schema(self) -> "dict[str, pl.DataType]":
@@ -41,18 +48,25 @@ class Table:
         return {column.name: types[column.sql_type] for column in self.columns}
 
     @property
-    def ddl(self) -> str:
-        """Return the CREATE TABLE statement, without catalog."""
+    def creation(self) -> list[str]:
+        """Return the statements that create the table with its comments, in the catalog `lake`."""
         body = ", ".join(
             f'"{column.name}" {column.sql_type}{" NOT NULL" if column.is_required else ""}' for column in self.columns
         )
-        return f'CREATE TABLE IF NOT EXISTS "{self.name}" ({body})'
+        made = [
+            f'CREATE TABLE "{self.name}" ({body})',
+            f'COMMENT ON TABLE "{self.name}" IS {_literal(f"One row per {self.grain}.")}',
+        ]
+        return [*made, *self._column_comments(self.columns)]
 
-    @property
-    def comments(self) -> list[tuple[str, str]]:
-        """Return (object, comment) pairs: the table itself, then each column."""
-        own = (f'TABLE "{self.name}"', f"One row per {self.grain}.")
-        return [own, *((f'COLUMN "{self.name}"."{column.name}"', column.comment) for column in self.columns)]
+    def extension(self, found: set[str]) -> list[str]:
+        """Return the statements that add the declared columns that are not among `found`; rows of before have no value there."""
+        missing = [column for column in self.columns if column.name not in found]
+        added = [f'ALTER TABLE "{self.name}" ADD COLUMN "{column.name}" {column.sql_type}' for column in missing]
+        return [*added, *self._column_comments(missing)]
+
+    def _column_comments(self, columns: Sequence[Column]) -> list[str]:
+        return [f'COMMENT ON COLUMN "{self.name}"."{column.name}" IS {_literal(column.comment)}' for column in columns]
 
     def conform(self, frame: "pl.DataFrame") -> "pl.DataFrame":
         """Return this table's columns of `frame`, in declared order and type."""
@@ -65,9 +79,19 @@ class Table:
         return pl.DataFrame(schema=self.schema)
 
 
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
 _ID = (c.CASE_ID, c.COHORT)
 
 CASES = Table("cases", "case", ("case_id",), (*_ID, c.PROJECT_ID, c.CANCER_TYPE, c.SITE, c.SOURCE))
+CASE_ALIASES = Table(
+    "case_aliases",
+    "other identifier of a case",
+    ("case_id", "alias", "source"),
+    (*_ID, c.ALIAS, c.ALIAS_SOURCE, c.SOURCE),
+)
 ENDPOINTS = Table("endpoints", "case and endpoint", ("case_id", "endpoint"), (*_ID, c.ENDPOINT, c.DURATION, c.EVENT, c.SOURCE))
 CLINICAL = Table(
     "clinical",
@@ -75,13 +99,48 @@ CLINICAL = Table(
     ("case_id",),
     (*_ID, c.AGE, c.SEX, c.STAGE, c.GRADE, c.HISTOLOGY, c.RACE, c.DIAGNOSIS_YEAR, c.SOURCE),
 )
-RNA = Table("rna", "case and gene panel", ("case_id", "panel_id"), (*_ID, c.PANEL_ID, c.VALUES, c.SOURCE))
+FOLLOW_UP = Table(
+    "follow_up",
+    "case: what became known after time zero; no training view has it",
+    ("case_id",),
+    (*_ID, c.TREATMENT_RESPONSE, c.ADJUVANT_TREATMENT, c.NEW_TUMOUR_EVENT, c.SOURCE),
+)
+RNA = Table(
+    "rna",
+    "case and gene panel",
+    ("case_id", "panel_id"),
+    (*_ID, c.PANEL_ID, c.VALUES, c.SOURCE),
+    row_group_rows=64,  # measured: DuckDB takes twice as long to write 20,000 genes in one group (benchmarks/store.py)
+)
 COPY_NUMBER = Table("copy_number", "case and panel", ("case_id", "panel_id"), (*_ID, c.PANEL_ID, c.VALUES, c.SOURCE))
 GENE_PANELS = Table(
     "gene_panels",
     "panel position, per cohort that uses the panel",
     ("cohort", "panel_id", "position"),
     (c.COHORT, c.PANEL_ID, c.MODALITY, c.POSITION, c.FEATURE, c.PANEL_UNIT),
+)
+_BY_FEATURE = (c.COHORT, c.PANEL_ID, c.LOOKUP, c.FEATURE, c.PANEL_UNIT, c.CASE_VALUES)
+RNA_BY_FEATURE = Table(
+    "rna_by_feature",
+    "cohort, gene panel and gene: what rna holds, for questions about one gene",
+    ("cohort", "panel_id", "feature"),
+    _BY_FEATURE,
+    row_group_rows=64,
+    derived_from=RNA.name,
+)
+COPY_NUMBER_BY_FEATURE = Table(
+    "copy_number_by_feature",
+    "cohort, panel and feature: what copy_number holds, for questions about one feature",
+    ("cohort", "panel_id", "feature"),
+    _BY_FEATURE,
+    row_group_rows=64,
+    derived_from=COPY_NUMBER.name,
+)
+FEATURE_MAPPING = Table(
+    "feature_mapping",
+    "cohort, panel and feature of the source, where the contract maps names",
+    ("cohort", "modality", "panel_id", "feature_found"),
+    (c.COHORT, c.MODALITY, c.PANEL_ID, c.FEATURE_FOUND, c.MAPPED_FEATURE, c.MAPPING_STATE, c.SOURCE),
 )
 MUTATIONS = Table(
     "mutations",
@@ -127,8 +186,22 @@ PUBLICATIONS = Table(
     "publications",
     "scope and table: what was last written",
     ("scope", "table_name"),
-    (c.SCOPE, c.TABLE_NAME, c.CONTENT_SHA256, c.NUM_ROWS, c.WRITE_KEY, c.WRITTEN_AT),
+    (c.SCOPE, c.TABLE_NAME, c.CONTENT_SHA256, c.NUM_ROWS, c.WRITE_KEY, c.WRITTEN_AT, c.CODE_VERSION),
     scope="scope",
+)
+PINS = Table(
+    "pins",
+    "snapshot that is kept under a name",
+    ("name",),
+    (c.PIN_NAME, c.PINNED, c.PIN_REASON, c.PINNED_AT),
+    scope="name",
+)
+TOMBSTONES = Table(
+    "tombstones",
+    "identifier of an erased case, which is not taken in again",
+    ("tombstone",),
+    (c.TOMBSTONE, c.KEY_ID, c.ERASED_AT),
+    scope="tombstone",
 )
 PREDICTIONS = Table(
     "predictions",
@@ -175,11 +248,16 @@ EVALUATIONS = Table(
 
 COHORT_TABLES = (
     CASES,
+    CASE_ALIASES,
     ENDPOINTS,
     CLINICAL,
+    FOLLOW_UP,
     RNA,
     COPY_NUMBER,
     GENE_PANELS,
+    RNA_BY_FEATURE,
+    COPY_NUMBER_BY_FEATURE,
+    FEATURE_MAPPING,
     MUTATIONS,
     REPORTS,
     SLIDES,
@@ -190,5 +268,5 @@ COHORT_TABLES = (
     SOURCES,
 )
 MODEL_TABLES = (PREDICTIONS, EVALUATIONS)
-ALL_TABLES = (*COHORT_TABLES, *MODEL_TABLES, PUBLICATIONS)
+ALL_TABLES = (*COHORT_TABLES, *MODEL_TABLES, PUBLICATIONS, PINS, TOMBSTONES)
 BY_NAME = {table.name: table for table in ALL_TABLES}

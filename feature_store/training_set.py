@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from feature_store.bag_record import BagRecord
-from feature_store.errors import LeakageError, SnapshotMissingError, StudyError
+from feature_store.errors import SnapshotMissingError, StudyError
+from feature_store.home import Home
 from feature_store.lake import Lake
+from feature_store.leakage import refuse_late_columns, refuse_people_twice, refuse_repeated, refuse_slides_twice
 from feature_store.publish import COHORT_MESSAGE
-from feature_store.tables import BY_NAME, CLINICAL
+from feature_store.tables import CASE_ALIASES
+from feature_store.vectors import open_vectors
 
 # The tables whose contents make a training set what it is.
 _FEATURE_TABLES = (
@@ -53,6 +56,7 @@ class TrainingSet:
     `cases`: case_id, cohort, cancer_type, site, fold (null where the split has no place for the case).
     `duration_days` (n,) > 0, `event_observed` (n,). `clinical`: baseline columns, row-aligned with `cases`.
     `reports`: the case's texts joined, or None. `bags`: the case's bags, slides in order of their ids.
+    `missing_modalities`: what the modality matrix does not call present, comma-separated, '' if nothing.
     """
 
     training_set_id: str
@@ -68,6 +72,7 @@ class TrainingSet:
     mutations: Mutations
     reports: tuple[str | None, ...]
     bags: tuple[tuple[BagRecord, ...], ...]
+    missing_modalities: tuple[str, ...]
 
     def __len__(self) -> int:
         """Return n."""
@@ -83,7 +88,10 @@ def latest_snapshot(lake: Lake) -> int:
 
 
 def training_set_id(lake: Lake, snapshot_id: int, cohorts: Sequence[str], endpoint: str, split: str) -> str:
-    """Return the content hash of the rows, endpoint and split: equal ids mean equal training sets."""
+    """Return the content hash of the rows, endpoint and split: equal ids mean equal training sets.
+
+    Aliases count where there are any: they make no array, but decide whether a training set may be built.
+    """
     with lake.reader(snapshot_id) as connection:
         return _content_id(connection, cohorts, endpoint, split)
 
@@ -91,8 +99,8 @@ def training_set_id(lake: Lake, snapshot_id: int, cohorts: Sequence[str], endpoi
 def _content_id(connection: duckdb.DuckDBPyConnection, cohorts: Sequence[str], endpoint: str, split: str) -> str:
     rows = connection.execute(
         "SELECT scope, table_name, content_sha256 FROM publications "
-        "WHERE list_contains(?, scope) AND list_contains(?, table_name) ORDER BY ALL",
-        [list(cohorts), list(_FEATURE_TABLES)],
+        "WHERE list_contains(?, scope) AND (list_contains(?, table_name) OR (table_name = ? AND num_rows > 0)) ORDER BY ALL",
+        [list(cohorts), list(_FEATURE_TABLES), CASE_ALIASES.name],
     ).fetchall()
     return hashlib.sha256(repr((rows, endpoint, split)).encode()).hexdigest()[:32]
 
@@ -108,11 +116,11 @@ def read_training_set(
 ) -> TrainingSet:
     """Read a training set from one snapshot.
 
-    Raises LeakageError for a clinical feature that is not a baseline column and for a case in two of the cohorts,
-    SnapshotMissingError if no case has the endpoint, StudyError if the split has a place for no case, or if several encoders
-    made the bags and `slide_encoder` names none.
+    Raises LeakageError for a clinical feature that is not a baseline column, for a case in two of the cohorts, a person with two
+    cases (by their aliases) and a slide of two cases; SnapshotMissingError if no case has the endpoint, StudyError if the split
+    has a place for no case, or if several encoders made the bags and `slide_encoder` names none.
     """
-    _refuse_leakage(clinical_features)
+    refuse_late_columns(clinical_features)
     with lake.reader(snapshot_id) as connection:
         cases = _frame(
             connection,
@@ -127,7 +135,7 @@ def read_training_set(
                 f"snapshot {snapshot_id}: no case of {list(cohorts)[:5]} has endpoint {endpoint}, expected some. "
                 "Materialize the cohorts, or choose another endpoint."
             )
-        _refuse_repeated(cases)
+        refuse_repeated(cases)
         if cases["fold"].null_count() == cases.height:
             splits = [name for (name,) in connection.execute("SELECT DISTINCT split FROM folds ORDER BY ALL").fetchall()]
             raise StudyError(
@@ -135,6 +143,8 @@ def read_training_set(
             )
         # what the other queries join, so that a case of the same id in a cohort not asked for stays out
         connection.register("chosen", cases.select("cohort", "case_id").with_row_index("row").to_arrow())
+        refuse_people_twice(connection, cases)
+        refuse_slides_twice(connection)
         columns = ", ".join(["row", *(f'"{name}"' for name in clinical_features)])
         clinical = _frame(connection, f"SELECT {columns} FROM chosen LEFT JOIN clinical USING (cohort, case_id) ORDER BY row")
         return TrainingSet(
@@ -146,29 +156,12 @@ def read_training_set(
             duration_days=cases["duration_days"].to_numpy(),
             event_observed=cases["event_observed"].to_numpy(),
             clinical=clinical.drop("row"),
-            rna=_vectors(connection, "rna", cases.height),
-            copy_number=_vectors(connection, "copy_number", cases.height),
+            rna=_vectors(lake.home, connection, cases, "rna"),
+            copy_number=_vectors(lake.home, connection, cases, "copy_number"),
             mutations=_mutations(connection, cases.height),
             reports=_reports(connection),
             bags=_bags(connection, cases.height, slide_encoder),
-        )
-
-
-def _refuse_leakage(names: Sequence[str]) -> None:
-    declared = {column.name: column for column in CLINICAL.columns}
-    for name in names:
-        role = declared[name].role if name in declared else "undeclared"
-        if role != "baseline":
-            raise LeakageError(f"clinical feature {name}: role {role}, expected baseline. Take it out of the study.")
-
-
-def _refuse_repeated(cases: pl.DataFrame) -> None:
-    repeated = cases.filter(pl.col("case_id").is_duplicated())
-    if len(repeated):
-        ids, cohorts = (repeated[name].unique().sort().to_list() for name in ("case_id", "cohort"))
-        raise LeakageError(
-            f"training set: {len(ids)} cases in several of the cohorts {cohorts}, expected one each; first {ids[:3]}. "
-            "A case could be trained on in one and held out in another: leave a cohort out."
+            missing_modalities=_missing_modalities(connection),
         )
 
 
@@ -176,32 +169,9 @@ def _frame(connection: duckdb.DuckDBPyConnection, query: str, parameters: dict[s
     return pl.DataFrame(connection.execute(query, parameters or {}).to_arrow_table())
 
 
-def _vectors(connection: duckdb.DuckDBPyConnection, table: str, num_cases: int) -> Vectors:
-    """Place each panel's rows into the union of the chosen cohorts' panels (features sorted by name)."""
-    panels = _frame(
-        connection,
-        "SELECT DISTINCT panel_id, position, feature FROM gene_panels "
-        "WHERE modality = $m AND cohort IN (SELECT cohort FROM chosen) ORDER BY panel_id, position",
-        {"m": table},
-    )
-    features = panels["feature"].unique().sort().to_list()
-    column_of = {name: index for index, name in enumerate(features)}
-    values = np.full((num_cases, len(features)), np.nan, np.float32)
-    is_present = np.zeros(num_cases, bool)
-    for (panel_id,), panel in panels.group_by("panel_id", maintain_order=True):
-        rows = _frame(
-            connection,
-            f'SELECT row, "values" FROM chosen JOIN {BY_NAME[table].name} USING (cohort, case_id) '
-            "WHERE panel_id = $p ORDER BY row",
-            {"p": panel_id},
-        )
-        if rows.is_empty():
-            continue
-        columns = [column_of[name] for name in panel["feature"]]
-        matrix = rows["values"].list.to_array(len(columns)).to_numpy()
-        values[np.ix_(rows["row"].to_numpy(), np.array(columns))] = matrix
-        is_present[rows["row"].to_numpy()] = True
-    return Vectors(tuple(features), values, is_present)
+def _vectors(home: Home, connection: duckdb.DuckDBPyConnection, cases: pl.DataFrame, table: str) -> Vectors:
+    found = open_vectors(home, connection, cases, table)
+    return Vectors(found.features, found.rows(range(cases.height)), found.is_present)
 
 
 def _mutations(connection: duckdb.DuckDBPyConnection, num_cases: int) -> Mutations:
@@ -244,3 +214,12 @@ def _bags(connection: duckdb.DuckDBPyConnection, num_cases: int, encoder: str | 
     for row in rows.iter_rows(named=True):
         bags[row["row"]].append(BagRecord(**{name: row[name] for name in fields}))
     return tuple(tuple(of_case) for of_case in bags)
+
+
+def _missing_modalities(connection: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
+    missing = _frame(
+        connection,
+        "SELECT row, coalesce(string_agg(modality, ',' ORDER BY modality) FILTER (state <> 'present'), '') AS missing "
+        "FROM chosen LEFT JOIN modality_matrix USING (cohort, case_id) GROUP BY row ORDER BY row",
+    )
+    return tuple(missing["missing"])

@@ -105,7 +105,8 @@ def _part(title: str, texts: list[str]) -> Iterator[Line]:
 def _ingest(record: "Record") -> str:
     contracts = ", ".join(record["contracts"])  # type: ignore[arg-type] # a list, see Lineage
     key = record["ingest_key"] or "unknown (no staging folder holds just these rows)"
-    return f"contract {contracts}, written {record['written_at']}, key of content and ingest code {key}"
+    version = record["code_version"] or "not recorded"
+    return f"contract {contracts}, written {record['written_at']} by ingest code {version}, key of content and ingest code {key}"
 
 
 def _of(record: "Record", found: "Lineage") -> str:

@@ -7,12 +7,16 @@
 --   cancer_type: Cancer type.
 --   value (as column unit says): Copy number; NULL where the source has none.
 --   unit: Unit of the value, as the cohort's contract declares it.
-WITH found AS (  -- the value alone goes on: the vectors would fill the join's memory
-    SELECT v.case_id, v.cohort, nullif(v."values"[p.position + 1], 'NaN'::FLOAT) AS "value", p.unit
-    FROM gene_panels AS p
-    JOIN copy_number AS v ON v.cohort = p.cohort AND v.panel_id = p.panel_id
-    WHERE p.modality = 'copy_number' AND lower(p.feature) = lower(arm_or_gene::VARCHAR)
+WITH found AS (  -- a row per cohort and panel, its values in order of case_id
+    SELECT cohort, panel_id, unit, unnest("values") AS "value", generate_subscripts("values", 1) AS place
+    FROM copy_number_by_feature
+    WHERE feature_lookup = lower(arm_or_gene::VARCHAR)
+),
+placed AS (
+    SELECT case_id, cohort, panel_id, row_number() OVER (PARTITION BY cohort, panel_id ORDER BY case_id) AS place
+    FROM copy_number
 )
-SELECT f.case_id, f.cohort, c.cancer_type, f."value", f.unit
+SELECT p.case_id, p.cohort, c.cancer_type, nullif(f."value", 'NaN'::FLOAT) AS "value", f.unit
 FROM found AS f
-JOIN cases AS c ON c.case_id = f.case_id
+JOIN placed AS p ON p.cohort = f.cohort AND p.panel_id = f.panel_id AND p.place = f.place
+JOIN cases AS c ON c.case_id = p.case_id

@@ -25,13 +25,13 @@ def dies_at(function: Callable[..., Any], call: int) -> Callable[..., Any]:
     return deadly
 
 
-def run(ready: Connection, home: Path, folders: list[Path], cohorts: list[str], kill_at: tuple[str, int] | None) -> None:
-    """Publish every cohort of every staged folder in turn; `kill_at`: a function of the module or the lake, and which call."""
+def run(ready: Connection, home: Path, versions: list[Staged], cohorts: list[str], kill_at: tuple[str, int] | None) -> None:
+    """Publish every cohort of every staged contract in turn; `kill_at`: a function of the module or the lake, and which call."""
     if kill_at is not None:
         step, call = kill_at
         owner = publishing if hasattr(publishing, step) else Lake
         setattr(owner, step, dies_at(getattr(owner, step), call))
     ready.send("ready")
-    for folder in folders:
+    for staged in versions:
         for cohort in cohorts:
-            publishing.publish_cohort(Lake(Home(home)), Staged("synthetic", "key", folder, 0, 0.2), cohort)
+            publishing.publish_cohort(Lake(Home(home)), staged, cohort)

@@ -86,8 +86,28 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("slides.0.files", "slides/{slide_id.h5", r"slides\.0\.trident_h5\.files: "),
         ("slides.0.files", "slides/{slide_id!r}.h5", r"slides\.0\.trident_h5\.files: .*expected: {slide_id}"),
         ("slides.0.encoder.dim", 0, r"slides\.0\.trident_h5\.encoder\.dim: Input should be greater"),
-        ("split.num_folds", 1, r"split\.random\.num_folds: Input should be greater"),
-        ("split", {"kind": "given"}, r"split\.given\.path: Field required"),
+        ("splits.0.num_folds", 1, r"splits\.0\.random\.num_folds: Input should be greater"),
+        ("splits.0.kind", "given", r"splits\.0\.given\.path: Field required"),
+        ("splits.0.kind", "by eye", r"splits\.0: .*random.*site_preserved.*given"),
+        ("splits.1.name", "synthetic-3fold", r"splits \['synthetic-3fold'\] have the same name"),
+        ("splits", [], "splits: Tuple should have at least 1"),
+        ("split", {"kind": "given"}, "split and splits exclude each other"),
+        ("cases.site", None, r"a site_preserved split needs cases\.site"),
+        (
+            "aliases",
+            [{"path": "a.csv", "case_id": {"column": "a"}, "alias": {"column": "b"}}],
+            r"aliases\.0\.source: Field required",
+        ),
+        (
+            "follow_up",
+            {"path": "a.csv", "case_id": {"column": "a"}, "columns": {"sex": {"columns": ["b"]}}},
+            r"follow_up\.columns: .*\['sex'\] are no post_treatment columns of follow_up, expected .*'treatment_response'",
+        ),
+        (
+            "clinical.columns.treatment_response",
+            {"columns": ["a"]},
+            r"clinical\.columns: .*treatment_response.*no baseline columns",
+        ),
     ],
 )
 def test_a_wrong_field_is_refused_and_named(tmp_path: Path, field: str, value: object, named: str) -> None:
@@ -139,6 +159,14 @@ def test_two_contracts_of_one_name_would_share_a_staging_folder(tmp_path: Path) 
     written(tmp_path, SYNTHETIC.replace("cohorts: [synthetic]", "cohorts: [other]"), "b.yaml")
     with pytest.raises(ContractError, match=r"b\.yaml: name synthetic, which .*a\.yaml has too"):
         load_contracts(tmp_path)
+
+
+def test_one_split_may_be_written_without_a_list(tmp_path: Path) -> None:
+    document = yaml.safe_load(SYNTHETIC)
+    several = document.pop("splits")
+    document["split"] = several[0]
+    (split,) = load_contract(written(tmp_path, yaml.safe_dump(document))).splits
+    assert (split.kind, split.name, split.num_folds) == ("random", "synthetic-3fold", 3)
 
 
 def test_a_quote_in_a_cohort_is_a_name_like_any_other(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from feature_store.errors import CaseMissingError
 from feature_store.home import Home
+from feature_store.ingest.stage import code_version
 from feature_store.lake import Lake
 from feature_store.lineage import case_lineage
 from feature_store.trained_on import models_trained_on
@@ -84,7 +85,8 @@ def test_rows_come_with_their_source_files(home, case_id, dirty_landing):
 def test_the_ingest_is_named_by_its_content_key(home, case_id, tmp_path):
     (staged,) = (path.name for path in (home.staging / "synthetic").iterdir() if path.is_dir())
     (ingest,) = case_lineage(home, case_id).ingests
-    assert (ingest["contracts"], ingest["ingest_key"]) == (["synthetic"], staged)
+    assert (ingest["contracts"], ingest["ingest_key"], ingest["code_version"]) == (["synthetic"], staged, code_version())
+    assert f"by ingest code {code_version()}, key of content and ingest code {staged}" in run(home, case_id).stdout
     bare = Home(tmp_path)
     shutil.copytree(home.root / "store", bare.root / "store")
     (ingest,) = case_lineage(bare, case_id).ingests

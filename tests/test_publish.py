@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -33,11 +34,11 @@ PROCESSES.set_forkserver_preload(["publisher"])
 
 
 def started(
-    home: Home, *folders: Path, cohorts: tuple[str, ...] = ("synthetic",), kill_at: tuple[str, int] | None = None
+    home: Home, *versions: Staged, cohorts: tuple[str, ...] = ("synthetic",), kill_at: tuple[str, int] | None = None
 ) -> ForkServerProcess:
-    """Start a publisher of the staged folders and return once it is about to publish."""
+    """Start a publisher of the staged contracts and return once it is about to publish."""
     ours, theirs = PROCESSES.Pipe()
-    process = PROCESSES.Process(target=publisher.run, args=(theirs, home.root, list(folders), list(cohorts), kill_at))
+    process = PROCESSES.Process(target=publisher.run, args=(theirs, home.root, list(versions), list(cohorts), kill_at))
     process.start()
     assert ours.recv() == "ready"
     return process
@@ -119,6 +120,21 @@ def test_publishing_again_changes_no_row_and_makes_no_snapshot(store: Home, vers
     assert sorted(store.tables.rglob("*.parquet")) == files
 
 
+def test_each_table_says_which_code_made_its_rows(store: Home, versions: tuple[Staged, Staged]) -> None:
+    """Rows that other code made anew, and equal, stay as they were first written; changed ones are the new code's."""
+
+    def recorded() -> dict[str, str]:
+        with Lake(store).reader() as connection:
+            query = "SELECT table_name, code_version FROM publications WHERE scope = 'synthetic'"
+            return dict(connection.execute(query).fetchall())
+
+    assert set(recorded().values()) == {versions[0].code_version}
+    publish_cohort(Lake(store), replace(versions[0], code_version="newer"), "synthetic")
+    assert set(recorded().values()) == {versions[0].code_version}
+    changed = publish_cohort(Lake(store), replace(versions[1], code_version="newer"), "synthetic").changed
+    assert {name for name, version in recorded().items() if version == "newer"} == set(changed)
+
+
 def test_a_changed_source_changes_its_tables_only(
     store: Home, versions: tuple[Staged, Staged], corrupt: Corrupt, synthetic_contract: Contract
 ) -> None:
@@ -139,7 +155,7 @@ def test_a_changed_source_changes_its_tables_only(
 
 def test_nothing_is_published_when_a_check_fails(home: Home, old_home: Home, versions: tuple[Staged, Staged]) -> None:
     old, new = versions
-    strict = Staged(new.contract, new.key, new.folder, 0, max_quarantined_fraction=0.01)
+    strict = replace(new, contract=new.contract.model_copy(update={"max_quarantined_fraction": 0.01}))
     with pytest.raises(AuditError, match=r"cohort synthetic: few_rows_are_quarantined: rejected .*Nothing was published"):
         publish_cohort(Lake(home), strict, "synthetic")
     assert not Lake(home).exists
@@ -157,7 +173,7 @@ def spoiled(staged: Staged, folder: Path, table: str, change: Callable[[pl.DataF
     for path in staged.folder.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     change(staged.table(table)).write_parquet(folder / f"{table}.parquet")
-    return Staged(staged.contract, staged.key, folder, 0, staged.max_quarantined_fraction)
+    return replace(staged, folder=folder)
 
 
 @pytest.mark.parametrize(
@@ -194,10 +210,10 @@ def test_a_cohort_without_overall_survival_can_be_learned(store: Home, versions:
 def test_a_kill_at_each_step_leaves_the_old_or_the_new_state(store: Home, versions: tuple[Staged, Staged]) -> None:
     """Before the commit it is the old one; a publisher killed after it has committed though it never said so."""
     (current, other), home = versions, store
-    steps = [("_changed", 1), ("_insert", 1), ("_insert", 20), ("_newest", 2)]
+    steps = [("_changed", 1), ("_insert", 1), ("_record", 1), ("record_objects", 1)]
     for kill_at in steps:
-        assert ended(started(home, other.folder, kill_at=kill_at)) == -signal.SIGKILL
-        assert same(rows(home), other if kill_at == ("_newest", 2) else current), kill_at
+        assert ended(started(home, other, kill_at=kill_at)) == -signal.SIGKILL
+        assert same(rows(home), other if kill_at == ("record_objects", 1) else current), kill_at
     before = snapshot_ids(home)
     # the acknowledgement of the last one was lost: the retry finds nothing to do
     retried = publish_cohort(Lake(home), other, "synthetic")
@@ -210,7 +226,7 @@ def test_kills_at_random_moments_leave_no_mix(home: Home, versions: tuple[Staged
     """From the first publication on, which also makes the catalog and the tables; each goes on from what the last kill left."""
     num_killed = 0
     for turn in range(4):
-        process = started(home, versions[turn % 2].folder)
+        process = started(home, versions[turn % 2])
         time.sleep(0.1 + 0.25 * turn)
         process.kill()
         num_killed += ended(process) == -signal.SIGKILL
@@ -242,7 +258,7 @@ def two_cohorts(
 
 def test_two_processes_publish_two_cohorts_at_once(home: Home, two_cohorts: tuple[Staged, str, str]) -> None:
     staged, *names = two_cohorts
-    processes = [started(home, staged.folder, cohorts=(name,)) for name in names]
+    processes = [started(home, staged, cohorts=(name,)) for name in names]
     assert [ended(process) for process in processes] == [0, 0]
     assert same(rows(home), staged)
     messages = sorted(snapshot.message for snapshot in Lake(home).snapshots())
@@ -266,7 +282,7 @@ def test_a_lock_held_too_long_is_a_typed_error(home: Home, versions: tuple[Stage
     start = time.monotonic()
     with (
         FileLock(home.catalog.with_suffix(".lock")),
-        pytest.raises(StoreBusyError, match=r"held by another writer for over 0\.2 s"),
+        pytest.raises(StoreBusyError, match=r"held by another process for over 0\.2 s"),
     ):
         publish_cohort(Lake(home, lock_timeout_s=0.2), versions[0], "synthetic")
     assert time.monotonic() - start < 5
@@ -277,7 +293,7 @@ def test_a_reader_sees_one_snapshot_while_others_write(store: Home, versions: tu
     """Also with other commits between its queries."""
     old, new = versions
     lake = Lake(store)
-    process = started(store, new.folder, old.folder, new.folder)
+    process = started(store, new, old, new)
     seen = set()
     while process.is_alive():
         with lake.reader() as connection:

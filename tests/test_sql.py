@@ -111,6 +111,12 @@ def slide_id(staged_tables):
     return staged_tables["patch_bags"]["slide_id"].min()
 
 
+@pytest.fixture(scope="session")
+def patch(sql_home, slide_id):
+    with analyst_connection(sql_home) as connection:
+        return rows(connection, "SELECT x, y FROM patches_of($slide) ORDER BY y, x LIMIT 1", {"slide": slide_id})[0]
+
+
 def rows(analyst, query, parameters=None):
     return analyst.query(query, parameters).to_pylist()
 
@@ -155,7 +161,7 @@ def test_a_good_file_is_read():
 
 
 def test_an_unknown_name_lists_the_known():
-    with pytest.raises(sql.NamedQueryError, match="query nope: not found, expected censoring_by_site, cohort_summary, coverage"):
+    with pytest.raises(sql.NamedQueryError, match="query nope: not found, expected censoring_by_site, cohort_drift, cohort_summary, coverage"):
         sql.load("nope")
 
 
@@ -189,21 +195,22 @@ def test_named_query_has_its_columns(analyst, name):
     assert found.column_names == [column.name for column in query.columns]
     for parameter in query.parameters:
         nothing = analyst.query(query.text, query.bind({parameter.name: "O'Brien'; DROP TABLE cases; --"}))
-        assert nothing.num_rows == 0 or name == "cohort_summary"  # which lists cases without the endpoint too
+        assert nothing.num_rows == 0 or name in {"cohort_summary", "cohort_drift"}  # which list cases without the endpoint too
 
 
 @pytest.mark.parametrize("name", sql.names("macro"))
-def test_macro_has_its_columns(analyst, slide_id, name):
+def test_macro_has_its_columns(analyst, slide_id, patch, name):
     macro = sql.load(name, "macro")
-    argument = {"patches_of": slide_id, "copy_number_of": "17p"}.get(name, "TP53")
-    found = analyst.query(f"FROM {name}($argument)", {"argument": argument})
+    of_patch = [slide_id, patch["x"], patch["y"], 3]
+    arguments = {"patches_of": [slide_id], "similar_patches": of_patch, "copy_number_of": ["17p"]}.get(name, ["TP53"])
+    found = analyst.query(f"FROM {name}({', '.join('?' * len(arguments))})", arguments)
     assert found.num_rows > 0
     assert found.column_names == [column.name for column in macro.columns]
 
 
 @pytest.mark.parametrize("example", re.findall(r"```sql\n(.*?)```", DOCS, re.DOTALL))
-def test_example_runs(analyst, slide_id, example):
-    known = {"slide_id": slide_id, "cohort": "synthetic"}
+def test_example_runs(analyst, slide_id, patch, example):
+    known = {"slide_id": slide_id, "cohort": "synthetic", **patch}
     used = {name: known[name] for name in set(re.findall(r"\$(\w+)", example))}
     assert analyst.query(example, used).num_rows > 0
 

@@ -98,8 +98,9 @@ def test_no_outcome_is_among_the_slide_features(contract: Contract, landing: Pat
 
 def test_folds_are_porpoises(staged: Staged, contract: Contract) -> None:
     folds = staged.table("folds").join(staged.table("cases").select("case_id", "cancer_type"), on="case_id")
-    assert isinstance(contract.split, GivenSplit)
-    assert set(folds["cancer_type"]) == set(contract.split.cancer_types)
+    (split,) = contract.splits
+    assert isinstance(split, GivenSplit)
+    assert set(folds["cancer_type"]) == set(split.cancer_types)
     assert folds["case_id"].is_unique().all()
     assert set(folds["fold"]) == set(range(5))
     sizes = folds.group_by("cancer_type", "fold").len()

@@ -3,10 +3,11 @@
 import polars as pl
 
 from feature_store import tables
-from feature_store.contract import CasesSource, EndpointRule, Source
+from feature_store.contract import CasesSource, ClinicalSource, EndpointRule, FollowUpSource, Source
 from feature_store.ingest.context import Ingest
 from feature_store.ingest.values import DAYS_PER, present, value
 from feature_store.sources import SourceFile, require_columns
+from feature_store.tables import Table
 
 
 def read_cases(ingest: Ingest) -> pl.DataFrame:
@@ -46,17 +47,27 @@ def read_cases(ingest: Ingest) -> pl.DataFrame:
 
 def read_clinical(ingest: Ingest) -> pl.DataFrame:
     """Return the table `clinical`; a value no rule maps or outside its declared range is left empty and quarantined."""
-    spec, missing = ingest.contract.clinical, ingest.contract.missing_values
-    declared = {column.name: column for column in tables.CLINICAL.columns}
+    return _read_values(ingest, ingest.contract.clinical, tables.CLINICAL)
+
+
+def read_follow_up(ingest: Ingest) -> pl.DataFrame:
+    """Return the table `follow_up`, read like `clinical`; empty where the contract declares none."""
+    spec = ingest.contract.follow_up
+    return tables.FOLLOW_UP.empty() if spec is None else _read_values(ingest, spec, tables.FOLLOW_UP)
+
+
+def _read_values(ingest: Ingest, spec: ClinicalSource | FollowUpSource, table: Table) -> pl.DataFrame:
+    missing = ingest.contract.missing_values
+    declared = {column.name: column for column in table.columns}
     frames = []
     for file, raw in ingest.read(spec):
         require_columns(raw, [column for rule in spec.columns.values() for column in rule.columns], file)
-        frame = ingest.accepted(raw, spec.case_id, "clinical", file, _informative(raw, spec))
+        frame = ingest.accepted(raw, spec.case_id, table.name, file, _informative(raw, spec))
         kept: dict[str, pl.Expr] = {}
         for name, rule in spec.columns.items():
             column = declared[name]
             text, is_unmapped = value(rule, missing)
-            typed = text.cast(tables.CLINICAL.schema[name], strict=False)
+            typed = text.cast(table.schema[name], strict=False)
             is_bad = is_unmapped | (text.is_not_null() & typed.is_null())
             if column.minimum is not None:
                 is_bad = is_bad | (typed < column.minimum).fill_null(value=False)
@@ -66,16 +77,16 @@ def read_clinical(ingest: Ingest) -> pl.DataFrame:
                 is_bad = is_bad | (typed.is_not_null() & ~typed.is_in(column.allowed))
             ingest.reject(
                 frame.filter(is_bad),
-                "clinical",
+                table.name,
                 file,
                 f"{name}: value has no declared mapping or is out of range",
                 text_of(rule.columns),
             )
             kept[name] = pl.when(is_bad).then(None).otherwise(typed)
         # a column of the source that only happens to be called like one of ours is not taken
-        undeclared = [name for name, column in declared.items() if column.role == "baseline" and name not in kept]
-        kept |= {name: pl.lit(None) for name in undeclared}
-        frames.append(tables.CLINICAL.conform(frame.with_columns(**kept, case_id="_case_id", source_sha256=pl.lit(file.sha256))))
+        values = [name for name, column in declared.items() if column.role in ("baseline", "post_treatment")]
+        kept |= {name: pl.lit(None) for name in values if name not in kept}
+        frames.append(table.conform(frame.with_columns(**kept, case_id="_case_id", source_sha256=pl.lit(file.sha256))))
     return pl.concat(frames)
 
 

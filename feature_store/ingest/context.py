@@ -4,20 +4,23 @@ What belongs here: bookkeeping and identifier rules common to all tables. How on
 """
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 
 from feature_store import sources, tables
 from feature_store.contract import Contract, Identifier, Source
+from feature_store.erase.tombstones import Tombstones
 from feature_store.ingest.values import identifier
 from feature_store.sources import SourceFile
 
 logger = logging.getLogger(__name__)
 
 # Dashes that word processors and PDFs put where a barcode has a hyphen.
-_DASHES = "[\u2010\u2011\u2012\u2013\u2014\u2015\u2212\uff0d]"
+DASHES = "[\u2010\u2011\u2012\u2013\u2014\u2015\u2212\uff0d]"
+WAS_ERASED = "case was erased"
 
 
 @dataclass
@@ -26,6 +29,9 @@ class Ingest:
 
     contract: Contract
     landing: Path
+    tombstones: Tombstones = field(default_factory=Tombstones)
+    # identifiers that no tombstone has, of people whom an alias tells
+    also_erased: set[str] = field(default_factory=set)
     cohort_of: dict[str, str] = field(default_factory=dict)
     rejected: list[pl.DataFrame] = field(default_factory=list)
     files: dict[str, SourceFile] = field(default_factory=dict)
@@ -73,15 +79,9 @@ class Ingest:
         """Return the rows with a valid `_case_id` (and `_found_id` as found); quarantine the others.
 
         Spaces, dashes and letter case are normalised and counted; a barcode of another level is not cut silently: only a
-        declared `extract` shortens one.
+        declared `extract` shortens one. Rows of erased cases are quarantined without the identifier.
         """
-        found = pl.col(rule.column)
-        clean = found.str.replace_all(_DASHES, "-").str.strip_chars()
-        if self.contract.case_id.upper:
-            clean = clean.str.to_uppercase()
-        if rule.extract is not None:
-            clean = clean.str.extract(rule.extract, 1)
-        frame = frame.with_columns(_found_id=found, _case_id=clean)
+        frame = frame.with_columns(_found_id=pl.col(rule.column), _case_id=self.normalised(rule))
         is_valid = pl.col("_case_id").str.contains(f"^(?:{self.contract.case_id.pattern})$").fill_null(value=False)
         self._reject_identity(
             frame.filter(~is_valid).with_columns(_case_id=pl.lit(None, pl.String)),
@@ -89,10 +89,17 @@ class Ingest:
             file,
             f"identifier does not match {self.contract.case_id.pattern}",
         )
-        frame = frame.filter(is_valid)
+        frame = self._without_erased(frame.filter(is_valid), table, file)
         if rule.extract is None and not self._is_reported(table, file):
             self.num_normalised += frame.filter(pl.col("_found_id") != pl.col("_case_id")).height
         return frame
+
+    def normalised(self, rule: Identifier) -> pl.Expr:
+        """Return an identifier column in the contract's one spelling, null where `extract` finds nothing."""
+        clean = pl.col(rule.column).str.replace_all(DASHES, "-").str.strip_chars()
+        if self.contract.case_id.upper:
+            clean = clean.str.to_uppercase()
+        return clean if rule.extract is None else clean.str.extract(rule.extract, 1)
 
     def known(self, frame: pl.DataFrame, table: str, file: SourceFile) -> pl.DataFrame:
         """Return the rows whose case exists, with its `cohort`; quarantine the others."""
@@ -122,6 +129,25 @@ class Ingest:
     def accepted(self, frame: pl.DataFrame, rule: Identifier, table: str, file: SourceFile, values: list[str]) -> pl.DataFrame:
         """Return one row per known case: `identify`, `known` and `one_row_per` in turn."""
         return self.one_row_per(self.known(self.identify(frame, rule, table, file), table, file), table, file, values)
+
+    def erase(self, case_ids: Iterable[str]) -> None:
+        """Leave out cases that the cases step took in: an alias says that they were erased under another identifier."""
+        self.also_erased |= set(case_ids)
+        for case_id in self.also_erased & self.cohort_of.keys():
+            del self.cohort_of[case_id]
+
+    def _without_erased(self, frame: pl.DataFrame, table: str, file: SourceFile) -> pl.DataFrame:
+        if not self.tombstones:
+            return frame
+        is_erased = pl.col("_case_id").is_in(self.tombstones.erased(frame["_case_id"].unique()) | self.also_erased)
+        nameless = frame.filter(is_erased).with_columns(_case_id=pl.lit(None, pl.String), _found_id=pl.lit(None, pl.String))
+        self._reject_identity(nameless, table, self._nameless(file), WAS_ERASED)
+        return frame.filter(~is_erased)
+
+    def _nameless(self, file: SourceFile) -> SourceFile:
+        """Return a file without the erased case that its name may name; rejections and log lines have it so."""
+        relative = self.tombstones.redacted(pl.DataFrame({"path": [file.relative]}))["path"].item()
+        return replace(file, relative=relative)
 
     def _is_reported(self, table: str, file: SourceFile) -> bool:
         """Say whether the cases step read this file already and reported its bad identifiers and repeats."""

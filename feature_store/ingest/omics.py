@@ -9,19 +9,25 @@ from feature_store import tables
 from feature_store.contract import MutationMatrixSource, SampleRule, VariantSource, VectorSource
 from feature_store.errors import ColumnMissingError, SourceFormatError
 from feature_store.ingest.context import Ingest
+from feature_store.ingest.feature_names import FeatureNames
 from feature_store.ingest.values import present
 from feature_store.sources import SourceFile, require_columns
 from feature_store.tables import Table
 
 
-def read_vectors(ingest: Ingest, specs: tuple[VectorSource, ...], table: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return (vectors, panels): the rows of `table`, and the gene_panels rows of every panel they use."""
-    vectors, panels = [table.empty()], [tables.GENE_PANELS.empty()]
+def read_vectors(
+    ingest: Ingest, specs: tuple[VectorSource, ...], table: Table
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Return (vectors, panels, mapping): the rows of `table`, and those of gene_panels and feature_mapping for its panels."""
+    vectors, panels, mappings = [table.empty()], [tables.GENE_PANELS.empty()], [tables.FEATURE_MAPPING.empty()]
     for spec in specs:
+        names = None if spec.gene_names is None else FeatureNames.read(ingest, spec.gene_names)
         for file, raw in ingest.read(spec):
             columns = feature_columns(raw, spec.features, file, allow_none=True)
             if not columns:
                 continue  # a file of a family of files need not have this kind of feature (PORPOISE's UCEC has no RNA)
+            if names is not None:
+                columns, mapping = names.apply(ingest, columns, file)
             frame = ingest.identify(raw, spec.case_id, table.name, file)
             if spec.sample is not None:
                 sample_column = spec.sample_column or spec.case_id.column
@@ -34,8 +40,17 @@ def read_vectors(ingest: Ingest, specs: tuple[VectorSource, ...], table: Table) 
             frame = ingest.one_row_per(frame, table.name, file, list(columns))
             panel_id = panel_of(table.name, spec.unit, list(columns.values()))
             vectors.append(_as_rows(frame, list(columns), panel_id, file, table))
-            panels.append(_panel_rows(frame["cohort"].unique().sort(), panel_id, table.name, list(columns.values()), spec.unit))
-    return pl.concat(vectors), pl.concat(panels).unique(tables.GENE_PANELS.key, maintain_order=True)
+            cohorts = frame["cohort"].unique().sort()
+            panels.append(_panel_rows(cohorts, panel_id, table.name, list(columns.values()), spec.unit))
+            if names is not None:
+                mappings.append(names.rows(mapping, cohorts, table.name, panel_id))
+                for cohort in cohorts:
+                    ingest.used_by[cohort].add(names.file.relative)
+    return (
+        pl.concat(vectors),
+        pl.concat(panels).unique(tables.GENE_PANELS.key, maintain_order=True),
+        pl.concat(mappings).unique(tables.FEATURE_MAPPING.key, maintain_order=True),
+    )
 
 
 def read_mutations(ingest: Ingest) -> pl.DataFrame:

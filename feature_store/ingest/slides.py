@@ -6,7 +6,7 @@ shard until a published row names it.
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +22,10 @@ from feature_store.ingest.context import Ingest
 from feature_store.ingest.omics import feature_columns, numeric
 from feature_store.ingest.trident import read_patches
 from feature_store.ingest.values import present
+from feature_store.progress import tracked
 from feature_store.sources import SourceFile, fingerprint, require_columns
 
 logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class _Offered:
     bag: SlideBag
 
 
-def read_slides(ingest: Ingest, bags: Path, on_progress: Progress | None = None) -> tuple[pl.DataFrame, pl.DataFrame]:
+def read_slides(ingest: Ingest, bags: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return (slides, patch_bags) and write the bags' shards to `bags`."""
     slides, patch_bags = [tables.SLIDES.empty()], [tables.PATCH_BAGS.empty()]
     for spec in ingest.contract.slides:
@@ -45,7 +44,7 @@ def read_slides(ingest: Ingest, bags: Path, on_progress: Progress | None = None)
             if isinstance(spec, SlideVectorSource):
                 frame, offered = _vectors(ingest, spec, file, raw)
             else:
-                frame, offered = _patch_files(ingest, spec, file, raw, on_progress)
+                frame, offered = _patch_files(ingest, spec, file, raw)
             slides.append(tables.SLIDES.conform(frame))
             encoder = EncoderInfo(spec.encoder.name, spec.encoder.sha256, spec.encoder.dim, "as the source has it")
             patch_bags.append(_written(ingest, bags, offered, encoder, file))
@@ -110,7 +109,7 @@ def _vectors(
 
 
 def _patch_files(
-    ingest: Ingest, spec: PatchFolderSource, file: SourceFile, raw: pl.DataFrame, on_progress: Progress | None
+    ingest: Ingest, spec: PatchFolderSource, file: SourceFile, raw: pl.DataFrame
 ) -> tuple[pl.DataFrame, Iterator[_Offered]]:
     """A table of slides with an h5 file each; a slide whose file is missing or unsound keeps its row, without a bag."""
     optional = {"mpp": spec.mpp, "magnification": spec.magnification, "stain": spec.stain}
@@ -129,14 +128,12 @@ def _patch_files(
     frame = ingest.one_row_per(frame, "slides", file, ["case_id", *optional], key="slide_id")
 
     def offered() -> Iterator[_Offered]:
-        for done, row in enumerate(frame.iter_rows(named=True), start=1):
+        for row in tracked(frame.iter_rows(named=True), f"{ingest.contract.name}: slides of {file.relative}", frame.height):
             try:
                 yield _Offered(row["cohort"], _load(ingest, spec, row))
             except BagInputError as error:
                 one = frame.filter(pl.col("slide_id") == row["slide_id"])
                 ingest.reject(one, "patch_bags", file, str(error), pl.col("slide_id"))
-            if on_progress is not None:
-                on_progress(done, frame.height)
 
     return frame, offered()
 

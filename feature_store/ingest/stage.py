@@ -10,7 +10,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,33 +19,38 @@ from filelock import FileLock
 
 from feature_store import sources, tables
 from feature_store.contract import Contract, GivenSplit, PatchFolderSource, Source
+from feature_store.erase.tombstones import Tombstones, load_tombstones
 from feature_store.home import Home
-from feature_store.ingest.cases import read_cases, read_clinical, read_endpoints
+from feature_store.ingest.aliases import read_aliases
+from feature_store.ingest.cases import read_cases, read_clinical, read_endpoints, read_follow_up
 from feature_store.ingest.context import Ingest
 from feature_store.ingest.folds import read_folds
 from feature_store.ingest.modalities import modality_matrix
 from feature_store.ingest.omics import read_mutations, read_vectors
 from feature_store.ingest.reports import read_reports
-from feature_store.ingest.slides import Progress, read_slides
+from feature_store.ingest.slides import read_slides
 from feature_store.tables import COHORT_TABLES
+from feature_store.transposed import stage_by_feature
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Staged:
-    """A staged contract: `folder` holds one Parquet file per table; `key` is its content hash."""
+    """A staged contract: `folder` holds one Parquet file per table; `key` is its content hash.
 
-    contract: str
+    `code_version` is the hash of the ingest code that read it.
+    """
+
+    contract: Contract = field(compare=False)  # the key is over it too
     key: str
     folder: Path
     num_normalised: int
-    max_quarantined_fraction: float
+    code_version: str
 
     def table(self, name: str, scopes: list[str] | None = None) -> pl.DataFrame:
         """Read one staged table, of the given cohorts only if any are given."""
-        frame = pl.scan_parquet(self.folder / f"{name}.parquet")
-        return (frame if scopes is None else frame.filter(pl.col("cohort").is_in(scopes))).collect()
+        return staged_table(self.folder, name, scopes)
 
     @property
     def wholly_rejected(self) -> tuple[str, ...]:
@@ -60,43 +65,55 @@ class Staged:
     @property
     def unassigned(self) -> str:
         """The scope of quarantined rows that belong to no cohort."""
-        return f"{self.contract}:unassigned"
+        return f"{self.contract.name}:unassigned"
+
+
+def staged_table(folder: Path, name: str, scopes: list[str] | None = None) -> pl.DataFrame:
+    """Read one table of a staging folder, of the given cohorts only if any are given."""
+    frame = pl.scan_parquet(folder / f"{name}.parquet")
+    return (frame if scopes is None else frame.filter(pl.col("cohort").is_in(scopes))).collect()
 
 
 def landing_files(contract: Contract, landing: Path) -> list[sources.SourceFile]:
     """Return every source file the contract names, fingerprinted. Raises LandingMissingError for what is not there."""
     patterns = {spec.path for spec in _specs(contract)}
     patterns |= {spec.files.format(slide_id="*") for spec in contract.slides if isinstance(spec, PatchFolderSource)}
-    if isinstance(contract.split, GivenSplit):
-        patterns |= {contract.split.path.format(cancer_type=t, fold="*") for t in contract.split.cancer_types}
+    for split in contract.splits:
+        if isinstance(split, GivenSplit):
+            patterns |= {split.path.format(cancer_type=t, fold="*") for t in split.cancer_types}
+    patterns |= {spec.gene_names.path for spec in (*contract.rna, *contract.copy_number) if spec.gene_names is not None}
     files = {file.relative: file for pattern in patterns for file in sources.find(landing, pattern)}
     return [files[name] for name in sorted(files)]
 
 
-def content_key(contract: Contract, files: list[sources.SourceFile]) -> str:
-    """Return the content hash of a contract, its sources and the ingest code: equal keys stage to equal rows."""
+def content_key(contract: Contract, files: list[sources.SourceFile], tombstones: Tombstones | None = None) -> str:
+    """Return the content hash of a contract, its sources, the ingest code and who was erased: equal keys stage to equal rows."""
     digest = hashlib.sha256(contract.model_dump_json().encode())
     for file in files:
         digest.update(f"{file.relative}\0{file.sha256}\n".encode())
-    digest.update(_code_hash().encode())
+    digest.update(code_version().encode())
+    digest.update(tombstones.digest.encode() if tombstones else b"")
     return digest.hexdigest()[:32]
 
 
-def stage(contract: Contract, landing: Path, home: Home, on_progress: Progress | None = None) -> Staged:
+def stage(contract: Contract, landing: Path, home: Home) -> Staged:
     """Stage a contract, or return what is staged already for the same content.
 
-    A contract's cohorts are often run at the same time: the first process reads, the others wait for it.
+    A contract's cohorts are often run at the same time: the first process reads, the others wait for it. Erased cases are left
+    out; raises ErasureError where the key that tells them is missing.
     """
-    key = content_key(contract, landing_files(contract, landing))
-    folder = home.staging / contract.name / key
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    files = landing_files(contract, landing)
+    (home.staging / contract.name).mkdir(parents=True, exist_ok=True)
     with FileLock(home.staging / f"{contract.name}.lock"):
+        tombstones = load_tombstones(home)  # under the lock: an erasure that comes later waits for it
+        key = content_key(contract, files, tombstones)
+        folder = home.staging / contract.name / key
         if not _is_whole(folder, home.bags):
             shutil.rmtree(folder, ignore_errors=True)
             partial = folder.parent / f".partial-{uuid.uuid4().hex}"
             partial.mkdir()
             try:
-                _write(_read(contract, landing, home, on_progress), partial)
+                _write(_read(contract, landing, home, tombstones), partial)
                 partial.rename(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -105,7 +122,7 @@ def stage(contract: Contract, landing: Path, home: Home, on_progress: Progress |
                 if other != folder:
                     shutil.rmtree(other)
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    return Staged(contract.name, key, folder, about["num_normalised"], contract.max_quarantined_fraction)
+    return Staged(contract, key, folder, about["num_normalised"], code_version())
 
 
 def _is_whole(folder: Path, bags: Path) -> bool:
@@ -116,18 +133,24 @@ def _is_whole(folder: Path, bags: Path) -> bool:
     return all((bags / shard).is_file() for shard in shards["shard"])
 
 
-def _read(contract: Contract, landing: Path, home: Home, on_progress: Progress | None) -> tuple[dict[str, pl.DataFrame], Ingest]:
-    ingest = Ingest(contract, landing)
+def _read(
+    contract: Contract, landing: Path, home: Home, tombstones: Tombstones
+) -> tuple[dict[str, pl.DataFrame], Ingest]:
+    ingest = Ingest(contract, landing, tombstones)
     staged = {"cases": read_cases(ingest)}
+    staged["case_aliases"] = read_aliases(ingest)
+    staged["cases"] = staged["cases"].filter(pl.col("case_id").is_in(list(ingest.cohort_of)))  # less those an alias gave away
     staged["clinical"] = _logged("clinical", read_clinical, ingest)
+    staged["follow_up"] = read_follow_up(ingest)
     staged["endpoints"] = _logged("endpoints", read_endpoints, ingest)
-    staged["rna"], rna_panels = read_vectors(ingest, contract.rna, tables.RNA)
-    staged["copy_number"], copy_panels = read_vectors(ingest, contract.copy_number, tables.COPY_NUMBER)
+    staged["rna"], rna_panels, rna_names = read_vectors(ingest, contract.rna, tables.RNA)
+    staged["copy_number"], copy_panels, copy_names = read_vectors(ingest, contract.copy_number, tables.COPY_NUMBER)
     staged["gene_panels"] = pl.concat([rna_panels, copy_panels])
+    staged["feature_mapping"] = pl.concat([rna_names, copy_names])
     staged["mutations"] = _logged("mutations", read_mutations, ingest)
     staged["reports"] = _logged("reports", read_reports, ingest)
-    staged["slides"], staged["patch_bags"] = read_slides(ingest, home.bags, on_progress)
-    staged["folds"] = read_folds(ingest, staged["cases"], staged["endpoints"])
+    staged["slides"], staged["patch_bags"] = read_slides(ingest, home.bags)
+    staged["folds"] = read_folds(ingest, staged["cases"], staged["endpoints"], staged["case_aliases"])
     staged["quarantine"] = ingest.quarantine()
     staged["modality_matrix"] = modality_matrix(staged, ingest.failures(), ingest.assessed)
     staged["sources"] = _sources(ingest)
@@ -143,7 +166,10 @@ def _logged(what: str, step: Callable[[Ingest], pl.DataFrame], ingest: Ingest) -
 def _write(read: tuple[dict[str, pl.DataFrame], Ingest], folder: Path) -> None:
     staged, ingest = read
     for table in COHORT_TABLES:
-        frame = table.conform(staged[table.name])
+        if table.derived_from:
+            stage_by_feature(staged[table.derived_from], staged["gene_panels"], table, folder / f"{table.name}.parquet")
+            continue
+        frame = ingest.tombstones.redacted(table.conform(staged[table.name]))
         # by cohort first and in small row groups, so that reading one cohort skips the others
         order = ["cohort", *(name for name in table.key or frame.columns if name != "cohort")]
         frame.sort(order).write_parquet(folder / f"{table.name}.parquet", row_group_size=20_000)
@@ -170,7 +196,9 @@ def _sources(ingest: Ingest) -> pl.DataFrame:
 def _specs(contract: Contract) -> list[Source]:
     return [
         contract.cases,
+        *contract.aliases,
         contract.clinical,
+        *([] if contract.follow_up is None else [contract.follow_up]),
         contract.endpoints,
         *contract.rna,
         *contract.copy_number,
@@ -181,10 +209,10 @@ def _specs(contract: Contract) -> list[Source]:
 
 
 @lru_cache(maxsize=1)
-def _code_hash() -> str:
-    """Hash of the modules that decide what a source becomes."""
+def code_version() -> str:
+    """Return the hash of the modules that decide what a source becomes."""
     package = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted([*package.glob("*.py"), *package.parent.glob("*.py")]):
         digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
