@@ -1,0 +1,159 @@
+"""What erasing a case takes away, found out while the store is in use. Changes nothing; doing it is execute.py's."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import polars as pl
+
+from feature_store.erase.files import cached, others_with, staged_with
+from feature_store.erase.history import StoredFile, by_table, snapshot_ids, stored_files
+from feature_store.erase.identity import Identity, normal
+from feature_store.erase.note import read_note
+from feature_store.erase.rewriting import columns_of, count_rows, scanned
+from feature_store.erase.rows import Changes, prepare, rule_of
+from feature_store.erase.shards import ShardHits, shards_of
+from feature_store.erase.tombstones import read_tombstones
+from feature_store.errors import CaseMissingError
+from feature_store.home import Home
+from feature_store.lake import Lake
+from feature_store.tables import CASE_ALIASES, CASES, SOURCES
+from feature_store.trained_on import Trained, models_trained_on
+
+logger = logging.getLogger(__name__)
+
+# What is being done, how much of it, of how much.
+OnProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is of a case. Rows are counted in the files of all snapshots, so one that was written twice counts twice.
+
+    `num_rows`: table -> rows that go. `num_mentions`: table -> other rows in which a mention is redacted. `models`: those that
+    saw the case or may have; `sources`: files outside the store, as cohort and path, that gave rows of it and are not touched.
+    """
+
+    names: tuple[str, ...]
+    num_rows: dict[str, int]
+    num_mentions: dict[str, int]
+    num_snapshots: int
+    shards: tuple[ShardHits, ...]
+    staged: tuple[Path, ...]
+    num_cached: int
+    others: tuple[Path, ...]
+    models: tuple[str, ...]
+    sources: tuple[str, ...]
+    is_erased_already: bool
+
+    @property
+    def num_bags(self) -> int:
+        """The case's bags, in all shards."""
+        return sum(shard.num_bags for shard in self.shards)
+
+    @property
+    def finds_anything(self) -> bool:
+        """Say whether anything names the case."""
+        return bool(self.num_rows or self.num_mentions or self.shards or self.staged or self.others)
+
+
+def plan_erasure(home: Home, case_id: str, on_progress: OnProgress | None = None) -> Plan:
+    """Return what erasing a case would take away; of an unfinished erasure, what is left to do.
+
+    Raises StoreMissingError without a store, CaseMissingError where nothing names the case and no tombstone says it was erased.
+    """
+    say = on_progress or (lambda _what, _done, _total: None)
+    lake = Lake(home)
+    note = read_note(home, case_id)
+    with lake.reader() as connection:
+        data, _ = stored_files(lake.catalog, home)
+        tables = by_table(data)
+        names = [*_names(home, tables.get(CASE_ALIASES.name, ()), case_id), *(note.names if note else ())]
+        identity = Identity(tuple(dict.fromkeys(names)))
+        prepare(connection, identity)
+        num_rows: Counter[str] = Counter()
+        num_mentions: Counter[str] = Counter()
+        digests: set[str] = set()
+        for done, file in enumerate(data):
+            say("tables", done, len(data))
+            columns = columns_of(connection, scanned([file.path]))
+            found = count_rows(connection, [file.path], rule_of(file.table, columns, Changes(), file.begin))
+            for gone, touched in found.values():
+                num_rows[file.table] += gone
+                num_mentions[file.table] += touched
+                if gone and {"case_id", "source_sha256"} <= set(columns):
+                    query = f"SELECT DISTINCT source_sha256 FROM {scanned([file.path])} WHERE is_erased(case_id)"
+                    digests |= {digest for (digest,) in connection.execute(query).fetchall()}
+        sources = _sources(connection, tables.get(SOURCES.name, ()), digests)
+        spellings = _spellings(connection, tables.get(CASES.name, ()))
+        is_erased = bool(read_tombstones(connection, home).erased([case_id]))
+    models = {
+        model.model_version for spelling in spellings for model in models_trained_on(home, spelling) if may_have_seen(model)
+    }
+    say("files", 0, 1)
+    plan = Plan(
+        identity.names,
+        {name: count for name, count in num_rows.items() if count},
+        {name: count for name, count in num_mentions.items() if count},
+        len(snapshot_ids(lake.catalog)),
+        tuple(shards_of(home.bags, identity)),
+        tuple(staged_with(home, identity)),
+        len(cached(home)),
+        tuple(others_with(home, identity)),
+        tuple(sorted(models | set(note.models if note else ()))),
+        tuple(sorted({*sources, *(note.sources if note else ())})),
+        is_erased,
+    )
+    say("files", 1, 1)
+    if not plan.finds_anything and not is_erased and note is None:
+        raise CaseMissingError(
+            f"case {case_id}: nothing at {home.root} names it, expected a row, a bag or a file. Check the identifier "
+            "and MICE_HOME."
+        )
+    return plan
+
+
+def may_have_seen(model: Trained) -> bool:
+    """Say whether a network of the model saw the case, or nobody can tell any more."""
+    return bool(model.saw) or "unknown" in model.note
+
+
+def _names(home: Home, files: Iterable[StoredFile], case_id: str) -> list[str]:
+    """Return the case's identifier and all that belong to the same person, through aliases of any snapshot and staged cohort."""
+    paths = [*(file.path for file in files), *home.staging.glob(f"*/*/{CASE_ALIASES.name}.parquet")]
+    frames = [pl.read_parquet(path, columns=["case_id", "alias"], hive_partitioning=False) for path in paths]
+    links = pl.concat(frames).unique(maintain_order=True).rows() if frames else []
+    names, spelled, num_before = [case_id], {normal(case_id)}, 0
+    while len(spelled) > num_before:
+        num_before = len(spelled)
+        for pair in links:
+            if any(normal(name) in spelled for name in pair):
+                names += [name for name in pair if normal(name) not in spelled]
+                spelled |= set(map(normal, pair))
+    return names
+
+
+def _spellings(connection: duckdb.DuckDBPyConnection, files: Iterable[StoredFile]) -> list[str]:
+    """Return the person's identifiers as the table cases has had them."""
+    paths = [file.path for file in files]
+    if not paths:
+        return []
+    query = (
+        f"SELECT DISTINCT case_id FROM {scanned(paths, options=', union_by_name = true')} WHERE is_erased(case_id) ORDER BY ALL"
+    )
+    return [row[0] for row in connection.execute(query).fetchall()]
+
+
+def _sources(connection: duckdb.DuckDBPyConnection, files: Iterable[StoredFile], digests: set[str]) -> set[str]:
+    """Return the source files of these checksums, and those named after the person, as any snapshot lists them."""
+    paths = [file.path for file in files]
+    if not paths:
+        return set()
+    query = (
+        f"SELECT DISTINCT cohort, path FROM {scanned(paths, options=', union_by_name = true')} "
+        "WHERE list_contains($digests, source_sha256) OR is_mentioned(path)"
+    )
+    return {f"{cohort}: {path}" for cohort, path in connection.execute(query, {"digests": sorted(digests)}).fetchall()}
