@@ -163,12 +163,12 @@ def analyst_connection(
         for made in sql.definitions():
             _run(connection, f"{made.kind} {made.name}", made.definition)
         path = f"{literal(f'{home.bags}/')} || shard"
-        maps = {"bag_shards": ("slide_id", path), "slide_encoders": ("slide_id", "encoder"), "encoder_shards": ("encoder", path)}
+        # for the macros' read_parquet, which takes no subquery: (key, value) of each map
+        maps = {"bag_shards": ("slide_id", path), "shard_encoders": (path, "encoder"), "encoder_shards": ("encoder", path)}
         bags = "SELECT DISTINCT slide_id, encoder, shard FROM patch_bags"  # read once: it has a file per cohort
         _run(connection, "patch_bags", f"CREATE TEMP TABLE listed_bags AS {bags}")
-        for name, (key, values) in maps.items():  # for the macros' read_parquet, which takes no subquery
-            # measured: list(DISTINCT ...) of 12,000 groups takes ten times as long
-            pairs = f"SELECT DISTINCT {key} AS one, {values} AS it FROM listed_bags"
+        for name, (key, value) in maps.items():
+            pairs = f"SELECT DISTINCT {key} AS one, {value} AS it FROM listed_bags"
             listed = f"SELECT one, list(it) AS several FROM ({pairs}) GROUP BY one"
             _run(connection, name, f"SET VARIABLE {name} = (SELECT map_from_entries(list((one, several))) FROM ({listed}))")
         _run(connection, "patch_bags", "DROP TABLE listed_bags")

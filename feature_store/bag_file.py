@@ -45,15 +45,14 @@ def write_shards(
     encoder: EncoderInfo,
     *,
     max_shard_bytes: int = 2**30,
-    on_bag: Callable[[SlideBag], None] | None = None,
     on_rejected: Callable[[SlideBag, BagInputError], None] | None = None,
 ) -> list[BagRecord]:
     """Write bags, in the order given, into shards of about `max_shard_bytes` and return one record per bag.
 
-    Each bag is taken from the iterable, written and let go before the next is asked for; `on_bag` is called once a bag
-    is in the temporary file, which becomes durable only when its shard is renamed into place. The same bags under the
-    same limit give the same names and, with the same pyarrow, the same bytes; a sound shard that is there already is
-    kept. On any failure the unfinished shard is removed; finished ones stay, and a second run finds them again.
+    Each bag is taken from the iterable, written and let go before the next is asked for; it becomes durable only when its
+    shard is renamed into place. The same bags under the same limit give the same names and, with the same pyarrow, the same
+    bytes; a sound shard that is there already is kept. On any failure the unfinished shard is removed; finished ones stay,
+    and a second run finds them again.
     A bag that cannot be stored raises BagInputError, or is handed to `on_rejected` and left out. A written shard that
     does not read back as it must raises BagFileError; a disk that takes no more, StoreWriteError.
     """
@@ -78,8 +77,6 @@ def write_shards(
             if shard is None:
                 shard = _OpenShard(directory, encoder)
             shard.add(bag, embedding, xy)
-            if on_bag is not None:
-                on_bag(bag)
             # The names would otherwise hold this slide while the iterable builds the next one.
             del bag, embedding, xy
         if shard is not None:

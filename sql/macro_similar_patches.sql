@@ -29,15 +29,15 @@ WITH asked AS (
 compared AS (
     SELECT p.slide_id, p.case_id, b.cohort, b.encoder, p.x, p.y, list_cosine_similarity(p.embedding, a.embedding) AS similarity
     FROM read_parquet(  -- takes no subquery: feature_store/analyst.py sets the maps
-        flatten(
-            list_transform(
-                coalesce(
-                    getvariable('slide_encoders')[slide::VARCHAR],
-                    error('similar_patches: no bag of slide ' || coalesce(slide::VARCHAR, 'NULL') || ' in this snapshot')
-                ),
-                lambda encoder: getvariable('encoder_shards')[encoder]
+        list_distinct(flatten(flatten(list_transform(
+            coalesce(
+                getvariable('bag_shards')[slide::VARCHAR],
+                error('similar_patches: no bag of slide ' || coalesce(slide::VARCHAR, 'NULL') || ' in this snapshot')
+            ),
+            lambda shard: list_transform(
+                getvariable('shard_encoders')[shard], lambda encoder: getvariable('encoder_shards')[encoder]
             )
-        )
+        ))))
     ) AS p
     JOIN patch_bags AS b ON b.slide_id = p.slide_id AND b.shard = parse_filename(p.filename)
     JOIN asked AS a ON a.encoder = b.encoder

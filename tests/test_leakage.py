@@ -10,6 +10,7 @@ import pytest
 from conftest import Corrupt, read_table
 from ingesting import reasons
 
+from feature_store import training_set
 from feature_store.contract import AliasSource, FollowUpSource, Identifier, Value
 from feature_store.errors import LeakageError
 from feature_store.home import Home
@@ -17,7 +18,7 @@ from feature_store.ingest.stage import Staged
 from feature_store.lake import Lake
 from feature_store.leakage import refuse_held_out
 from feature_store.publish import Write, publish, publish_cohort
-from feature_store.tables import CASE_ALIASES, CASES, ENDPOINTS, FOLDS, FOLLOW_UP, PATCH_BAGS, SLIDES, Table
+from feature_store.tables import BY_NAME, CASE_ALIASES, CASES, ENDPOINTS, FOLDS, FOLLOW_UP, PATCH_BAGS, SLIDES, Table
 from feature_store.training_set import TrainingSet, latest_snapshot, read_training_set, training_set_id
 
 SPLIT = "synthetic-3fold"
@@ -176,6 +177,18 @@ def test_what_became_known_later_is_stored_and_refused_by_name(
             LeakageError, match=rf"{name}: role post_treatment, known at {when} \(table follow_up\), expected a base"
         ):
             whole(lake.home, clinical_features=["sex", name])
+
+
+def test_no_table_that_training_reads_holds_later_knowledge() -> None:
+    """The outcomes have a table of their own; a column known later that is declared elsewhere would come along unnoticed."""
+    late = [
+        f"{name}.{column.name}"
+        for name in training_set._FEATURE_TABLES
+        for column in BY_NAME[name].columns
+        if column.role not in ("key", "baseline", "provenance") or column.known_at not in ("time zero", "ingest")
+    ]
+    assert late == ["endpoints.duration_days", "endpoints.event_observed"]
+    assert not {FOLLOW_UP.name, "predictions", "evaluations"} & set(training_set._FEATURE_TABLES)
 
 
 # --- rows

@@ -133,9 +133,7 @@ def _is_whole(folder: Path, bags: Path) -> bool:
     return all((bags / shard).is_file() for shard in shards["shard"])
 
 
-def _read(
-    contract: Contract, landing: Path, home: Home, tombstones: Tombstones
-) -> tuple[dict[str, pl.DataFrame], Ingest]:
+def _read(contract: Contract, landing: Path, home: Home, tombstones: Tombstones) -> tuple[dict[str, pl.DataFrame], Ingest]:
     ingest = Ingest(contract, landing, tombstones)
     staged = {"cases": read_cases(ingest)}
     staged["case_aliases"] = read_aliases(ingest)
