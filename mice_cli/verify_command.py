@@ -22,7 +22,7 @@ def verify(
     """Check every table, bag and model of the store; exit with 1 if anything is wrong. The last line is one JSON object."""
     from feature_store.verify import verify as verified
 
-    with failing(), _bar() as on_progress:
+    with failing(), progress_bar() as on_progress:
         report = verified(home_of(home), is_quick=quick, on_progress=on_progress)
     for title, findings in (("problem", report.problems), ("note", report.notes)):
         for finding in findings:
@@ -33,7 +33,7 @@ def verify(
 
 
 @contextmanager
-def _bar() -> Iterator["OnProgress"]:
+def progress_bar() -> Iterator["OnProgress"]:
     """Yield what the checks report to: a bar on a terminal, nothing otherwise."""
     if not sys.stderr.isatty():
         yield lambda _what, _done, _total: None

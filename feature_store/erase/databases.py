@@ -48,7 +48,8 @@ def _naming(connection: Connection, identity: Identity) -> Iterator[tuple[str, s
             if isinstance(column["type"], String | LargeBinary | NullType):
                 table, place = quote(name), quote(column["name"])
                 values = connection.execute(text(f"SELECT DISTINCT {place} FROM {table} WHERE {place} IS NOT NULL"))
-                hits = [value for (value,) in values if identity.is_named_in(unpacked(value))]
+                plain = [bytes(value) if isinstance(value, memoryview) else value for (value,) in values]  # PostgreSQL's bytea
+                hits = [value for value in plain if identity.is_named_in(unpacked(value))]
                 if hits:
                     yield table, place, hits
 

@@ -113,19 +113,20 @@ def _rewrite_store(lake: Lake, identity: Identity, say: OnProgress) -> None:
         edit = write_without_rows(connection, lake, identity, bags, say)
         say("history", 0, 1)
         replace_files(catalog, edit, identity)
-        say("old files", 0, 1)
+        say("checksums", 0, 1)
         # whatever no snapshot names: the files just replaced, what maintenance keeps for a while, what killed writers left
         named = catalog.table_files()
         scheduled = catalog.scheduled_files()
         unnamed = {*home.tables.rglob("*.parquet"), *scheduled} - named.keys()
         new_shards = {home.bags / record.shard for record in bags.values()}
         gone = [*unnamed, *(set(old_shards) - new_shards), *home.bags.glob(".*.parquet.tmp")]
-        for path in gone:
-            path.unlink(missing_ok=True)
-        say("checksums", 0, 1)
+        # the records first: a run after a kill finds what is to be removed by the files that are there
         catalog.unschedule(scheduled)
         catalog.forget_objects(gone)
         catalog.record_objects([*named, *new_shards])
+        say("old files", 0, 1)
+        for path in gone:
+            path.unlink(missing_ok=True)
 
 
 def _compact(lake: Lake) -> None:

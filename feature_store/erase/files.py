@@ -9,12 +9,15 @@ import json
 import logging
 import shutil
 import uuid
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
+from sqlalchemy.exc import DatabaseError
 
 from feature_store.erase.databases import redact_sqlite
 from feature_store.erase.durable import sync_file, sync_folder
@@ -24,6 +27,8 @@ from feature_store.erase.scan import GZIP, PARQUET, SQLITE, ZIP, files_below, sc
 from feature_store.home import Home
 
 logger = logging.getLogger(__name__)
+
+_DAMAGED = (gzip.BadGzipFile, EOFError, ValueError, zlib.error, pa.ArrowException, pl.exceptions.PolarsError, DatabaseError)
 
 
 def others_with(home: Home, identity: Identity) -> list[Path]:
@@ -52,7 +57,18 @@ def remove(folder: Path) -> None:
 
 
 def redact_file(root: Path, path: Path, identity: Identity) -> bool:
-    """Take the person out of one file below `root`, and out of its name; False for a kind not known well enough to change it."""
+    """Take the person out of one file below `root`, and out of its name; False for a kind not known well enough to change it.
+
+    A file that is not what its first bytes say is of no known kind either.
+    """
+    try:
+        return _redact(root, path, identity)
+    except _DAMAGED as error:
+        logger.warning("a file that names the case cannot be decoded and was left (%s)", type(error).__name__)
+        return False
+
+
+def _redact(root: Path, path: Path, identity: Identity) -> bool:
     with path.open("rb") as file:
         start = file.read(16)
     if start.startswith(SQLITE):
@@ -90,6 +106,7 @@ def _has_rows(files: Sequence[Path], identity: Identity) -> bool:
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Put a file that `write` makes in the place of another, whole or not at all."""
+    path = path.resolve()  # where it is a link: what it leads to
     new = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         write(new)

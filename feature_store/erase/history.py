@@ -95,7 +95,7 @@ def replace_files(catalog: Catalog, edit: Edit, identity: Identity) -> None:
 
     Every other text of the catalog that names the case is redacted in it (commit messages, comments).
     """
-    with catalog.connected(is_writing=True) as connection:
+    with catalog.connected() as connection:
         for file, written in edit.data.items():
             connection.execute(text("DELETE FROM ducklake_file_column_stats WHERE data_file_id = :id"), {"id": file.file_id})
             _replace(connection, file, written, "ducklake_data_file", "data_file_id", "record_count")

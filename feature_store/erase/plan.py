@@ -13,11 +13,11 @@ from feature_store.erase.files import cached, others_with, staged_with
 from feature_store.erase.history import StoredFile, by_table, snapshot_ids, stored_files
 from feature_store.erase.identity import Identity, normal
 from feature_store.erase.note import read_note
-from feature_store.erase.rewriting import columns_of, count_rows, scanned
+from feature_store.erase.rewriting import columns_of, count_rows, readable_files, scanned
 from feature_store.erase.rows import Changes, prepare, rule_of
 from feature_store.erase.shards import ShardHits, shards_of
 from feature_store.erase.tombstones import read_tombstones
-from feature_store.errors import CaseMissingError
+from feature_store.errors import CaseMissingError, ErasureError
 from feature_store.home import Home
 from feature_store.lake import Lake
 from feature_store.tables import CASE_ALIASES, CASES, SOURCES
@@ -63,17 +63,19 @@ class Plan:
 def plan_erasure(home: Home, case_id: str, on_progress: OnProgress | None = None) -> Plan:
     """Return what erasing a case would take away; of an unfinished erasure, what is left to do.
 
-    Raises StoreMissingError without a store, CaseMissingError where nothing names the case and no tombstone says it was erased.
+    Raises StoreMissingError without a store, CaseMissingError where nothing names the case and no tombstone says it was erased,
+    ErasureError where the identifier names other cases too, or a file of the tables cannot be read.
     """
     say = on_progress or (lambda _what, _done, _total: None)
     lake = Lake(home)
     note = read_note(home, case_id)
-    with lake.reader() as connection:
+    with lake.reader() as connection, readable_files():
         data, _ = stored_files(lake.catalog, home)
         tables = by_table(data)
         names = [*_names(home, tables.get(CASE_ALIASES.name, ()), case_id), *(note.names if note else ())]
         identity = Identity(tuple(dict.fromkeys(names)))
         prepare(connection, identity)
+        _refuse_others(connection, tables.get(CASES.name, ()), case_id)
         num_rows: Counter[str] = Counter()
         num_mentions: Counter[str] = Counter()
         digests: set[str] = set()
@@ -145,6 +147,28 @@ def _spellings(connection: duckdb.DuckDBPyConnection, files: Iterable[StoredFile
         f"SELECT DISTINCT case_id FROM {scanned(paths, options=', union_by_name = true')} WHERE is_erased(case_id) ORDER BY ALL"
     )
     return [row[0] for row in connection.execute(query).fetchall()]
+
+
+def _refuse_others(connection: duckdb.DuckDBPyConnection, files: Iterable[StoredFile], case_id: str) -> None:
+    """Raise ErasureError where other cases would go too: theirs begin so, or letter case alone tells two apart."""
+    paths = [file.path for file in files]
+    if not paths:
+        return
+    cases = scanned(paths, options=", union_by_name = true")
+    longer = (
+        "SELECT count(DISTINCT case_id) FROM {} WHERE NOT is_erased(case_id) AND (is_named(case_id) OR is_mentioned(case_id))"
+    )
+    alike = (
+        "SELECT coalesce(sum(num - 1), 0)::BIGINT FROM (SELECT count(DISTINCT case_id) AS num FROM cases "
+        "WHERE is_erased(case_id) GROUP BY cohort, upper(regexp_replace(case_id, '[^0-9A-Za-z]', '-', 'g')))"
+    )
+    for query, how in ((longer.format(cases), "begin with it"), (alike, "differ from it in letter case or dashes alone")):
+        found = connection.execute(query).fetchone()
+        if found is not None and found[0]:
+            raise ErasureError(
+                f"case {case_id}: {found[0]} other cases {how}, expected an identifier of one person. Give the whole identifier; "
+                "where it is whole, let the contract give these cases others that can be told apart, and publish again."
+            )
 
 
 def _sources(connection: duckdb.DuckDBPyConnection, files: Iterable[StoredFile], digests: set[str]) -> set[str]:

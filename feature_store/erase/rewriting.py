@@ -5,7 +5,8 @@ came from (checked). What belongs here: one file in, one file out. Which rows: r
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +14,29 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_store.duckdb_instances import quoted
 from feature_store.erase.durable import sync_file, sync_folder
 from feature_store.erase.history import ColumnStats, StoredFile, Written
 from feature_store.erase.rows import Rule
+from feature_store.errors import ErasureError
 
 _NO_FIELD = (None, -1)
+
+
+@contextmanager
+def readable_files() -> Iterator[None]:
+    """Raise ErasureError in the place of what DuckDB and Arrow say of a file that is missing or damaged."""
+    try:
+        yield
+    except (duckdb.Error, pa.ArrowException) as error:
+        found = next(iter(str(error).strip().splitlines()), repr(error))
+        raise ErasureError(
+            f"table files: {found}, expected every file of every snapshot to be readable. Run `mice verify`, restore the file "
+            "from a backup, and erase again: what was done so far stays done."
+        ) from error
 
 
 def scanned(paths: Sequence[Path], *, options: str = "") -> str:

@@ -7,6 +7,7 @@ else is read as it lies. Nothing here asks the catalog or the plan what there is
 import gzip
 import logging
 import mmap
+import os
 import sqlite3
 import zipfile
 import zlib
@@ -57,13 +58,21 @@ class Proof:
 
 
 def files_below(home: Home) -> list[Path]:
-    """Return every file of an installation but landing folders, which are sources, and the erasure key."""
+    """Return every file of an installation but landing folders, which are sources, and the erasure key.
+
+    The platform's own folders may be links to another disk, and are followed; other links lead to what is not the platform's.
+    """
     kept_out = {home.landing, home.root / "erasure.key"}
-    return [
-        path
-        for path in sorted(home.root.rglob("*"))
-        if path.is_file() and not path.is_symlink() and kept_out.isdisjoint((path, *path.parents))
-    ]
+    own = (home.root / "store", home.tables, home.bags, home.staging, home.cache, home.models, home.reports, home.dagster)
+    found: set[Path] = set()
+    for top in (home.root, *own):
+        for folder, names, files in os.walk(top, followlinks=top != home.root):
+            place = Path(folder)
+            names[:] = [name for name in names if place / name not in kept_out]
+            found |= {place / name for name in files if place / name not in kept_out}
+    return sorted(
+        path for path in found if path.is_file() and (not path.is_symlink() or any(path.is_relative_to(top) for top in own))
+    )
 
 
 def scan(root: Path, paths: Collection[Path], identity: Identity, on_progress: Callable[[int, int], None] | None = None) -> Proof:

@@ -3,6 +3,7 @@
 What belongs here: which shards hold the person, and their successors. The rows that point to them change with all (rows.py).
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -10,7 +11,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from feature_store.bag_file import read_shard_index, write_shards
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from feature_store.bag_file import checksum_error, read_shard_index, write_shards
+from feature_store.bag_mapping import which_bag
 from feature_store.bag_page import read_footer
 from feature_store.bag_reader import BagReader
 from feature_store.bag_record import BagRecord, EncoderInfo, SlideBag
@@ -53,22 +59,32 @@ def write_without(path: Path, identity: Identity) -> dict[tuple[str, str], BagRe
     Raises BagFileError where a bag does not read back as it was written: nothing is taken over unchecked.
     """
     kept = [
-        (slide, record)
-        for slide, record in zip(_slides(path), read_shard_index(path), strict=True)
+        (row_group, slide, record)
+        for row_group, (slide, record) in enumerate(zip(_slides(path), read_shard_index(path), strict=True))
         if not _is_erased(slide, identity)
     ]
     if not kept:
         return {}
     encoder = EncoderInfo(**json.loads((read_footer(path).metadata or {})[b"mice.encoder"]))
-    with closing(BagReader(path.parent, max_open_shards=1)) as reader:
+    # opened once, the coordinates too: a shard of small bags has thousands
+    with closing(BagReader(path.parent, max_open_shards=1)) as reader, pq.ParquetFile(path) as file:
 
         def bags() -> Iterator[SlideBag]:
-            for slide, record in kept:
+            for row_group, slide, record in kept:
+                embedding = reader.read(record)
+                try:
+                    table = file.read_row_group(row_group, columns=["x", "y"])
+                except (OSError, pa.ArrowException) as error:
+                    raise checksum_error(f"{which_bag(record)} in {path.name}") from error
+                xy = np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
+                hashes = [hashlib.sha256(array.data).hexdigest() for array in (embedding, xy)]
+                if hashes != [record.bag_sha256, slide["xy_sha256"]]:
+                    raise checksum_error(f"{which_bag(record)} in {path.name}")
                 yield SlideBag(
                     record.slide_id,
                     record.case_id,
-                    reader.coordinates(record),
-                    reader.read(record, verify=True),
+                    xy,
+                    embedding,
                     record.source_sha256,
                     slide["patch_size_px"],
                     slide["mpp"],

@@ -11,7 +11,15 @@ from feature_store.bag_record import BagRecord
 from feature_store.erase.history import Edit, StoredFile, by_table, snapshot_ids, stored_files
 from feature_store.erase.identity import Identity
 from feature_store.erase.plan import OnProgress
-from feature_store.erase.rewriting import columns_of, count_rows, positions_gone, rewrite, rewrite_positions, scanned
+from feature_store.erase.rewriting import (
+    columns_of,
+    count_rows,
+    positions_gone,
+    readable_files,
+    rewrite,
+    rewrite_positions,
+    scanned,
+)
 from feature_store.erase.rows import Changes, Rule, prepare, rule_of
 from feature_store.erase.versions import Versions, publications_of
 from feature_store.lake import Lake
@@ -30,6 +38,17 @@ def write_without_rows(
     `bags`: (slide_id, shard) -> the record in the shard's successor. Raises ErasureError, and leaves no new file, for what cannot
     be rewritten.
     """
+    with readable_files():
+        return _write_all(connection, lake, identity, bags, on_progress)
+
+
+def _write_all(
+    connection: duckdb.DuckDBPyConnection,
+    lake: Lake,
+    identity: Identity,
+    bags: Mapping[tuple[str, str], BagRecord],
+    on_progress: OnProgress,
+) -> Edit:
     prepare(connection, identity)
     data, deletes = stored_files(lake.catalog, lake.home)
     changes = Changes(bags=dict(bags))
