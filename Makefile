@@ -45,5 +45,8 @@ check: $(READY) ## Lint, format check and types.
 bench: $(READY) ## Run a benchmark: make bench NAME=<name> [ARGS=...].
 	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
+faults: $(READY) ## Do faults to the real thing and check what must hold: make faults NAME=store [ARGS=...].
+	$(BIN)/python -m faults.$(NAME) $(ARGS)
+
 clean: ## Remove the environment; data and models in $(MICE_HOME) stay.
 	rm -rf $(VENV)

@@ -77,7 +77,8 @@ def cohort_tables(context: dg.AssetExecutionContext, platform: Platform) -> Iter
     from feature_store.publish import publish_cohort
 
     with typed_failures():
-        published = publish_cohort(Lake(platform.home), platform.staged(context.partition_key), context.partition_key)
+        staged = platform.staged(context.partition_key)
+        published = publish_cohort(Lake(platform.home), staged, context.partition_key, accepts_drift=platform.accepts_drift)
     context.log.info("changed: %s", ", ".join(published.changed) or "nothing")
     for table in COHORT_TABLES:
         yield dg.MaterializeResult(

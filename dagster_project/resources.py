@@ -20,7 +20,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 class Platform(dg.ConfigurableResource):
     """The installation's home, the landing folder for cohorts from outside, the contracts and studies, the study to run.
 
-    Home folder and catalog are those that the environment names, where they are not given.
+    Home folder and catalog are those that the environment names, where they are not given. `accepts_drift`: cohorts that lack
+    what they had when they were last published (genes, cases, a variable) are published all the same.
     """
 
     home_folder: str = ""
@@ -30,6 +31,7 @@ class Platform(dg.ConfigurableResource):
     studies_folder: str = str(REPOSITORY / "studies")
     study: str = "demo"
     num_workers: int = 0
+    accepts_drift: bool = False
 
     @property
     def home(self) -> "Home":

@@ -6,6 +6,8 @@ checksums beside them (`mice_objects`). Attaching the lake, transactions and sna
 
 import hashlib
 import logging
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,14 +42,15 @@ class StoredObject:
 class Catalog:
     """One installation's catalog. Cheap to make; every method opens what it needs and closes it again."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, file: Path | None = None) -> None:
         self._home = home
+        self._file = file or home.catalog
         self.is_postgres = bool(home.catalog_url)
 
     @property
     def place(self) -> str:
         """Where it is, for messages: without a password."""
-        return make_url(self._home.catalog_url).render_as_string() if self.is_postgres else str(self._home.catalog)
+        return make_url(self._home.catalog_url).render_as_string() if self.is_postgres else str(self._file)
 
     @property
     def extensions(self) -> tuple[str, ...]:
@@ -59,7 +62,7 @@ class Catalog:
         """What DuckLake attaches, and the options for it."""
         if self.is_postgres:
             return f"ducklake:postgres:{self._home.catalog_url}", ""
-        return f"ducklake:sqlite:{self._home.catalog}", _SQLITE_OPTIONS
+        return f"ducklake:sqlite:{self._file}", _SQLITE_OPTIONS
 
     @cached_property
     def locks(self) -> Locks:
@@ -70,12 +73,32 @@ class Catalog:
 
     def newest(self) -> int:
         """Return the id of the newest commit; 0 without a catalog, or with one that a process killed over it left unfinished."""
-        if not self.is_postgres and not self._home.catalog.is_file():
+        if not self.is_postgres and not self._file.is_file():
             return 0
         with self.connected() as connection:
             if not _has_table(connection, "ducklake_snapshot", is_postgres=self.is_postgres):
                 return 0
             return int(connection.execute(text("SELECT coalesce(max(snapshot_id), 0) FROM ducklake_snapshot")).scalar_one())
+
+    @contextmanager
+    def readable(self) -> Iterator["Catalog"]:
+        """Yield a catalog that can be read: this one, or a private copy where its folder takes no new file.
+
+        SQLite's write-ahead log needs one even for reading, which a full disk or one that may only be read does not give. No
+        commit is under way where there is no such log, so the copy is whole.
+        """
+        try:
+            self.newest()
+        except CatalogError:
+            log = self._file.with_name(f"{self._file.name}-wal")
+            with tempfile.TemporaryDirectory(prefix="mice-catalog-") as folder:
+                copy = shutil.copyfile(self._file, Path(folder) / self._file.name)
+                if log.exists() and log.stat().st_size:
+                    raise
+                logger.info("%s: read from a copy, since its folder takes no new file", self._file)
+                yield Catalog(self._home, copy)
+        else:
+            yield self
 
     def table_files(self, table_name: str | None = None) -> dict[Path, int]:
         """Return every data and delete file that any snapshot names, of all tables or one, with its size in bytes."""
@@ -111,7 +134,7 @@ class Catalog:
         """Drop the entries of scheduled files that were removed. The caller holds the writers' lock."""
         removed = [{"path": name} for path in paths for name in (str(path), str(path.relative_to(self._home.tables)))]
         if removed:
-            with self.connected(is_writing=True) as connection:
+            with self.connected() as connection:
                 connection.execute(text("DELETE FROM ducklake_files_scheduled_for_deletion WHERE path = :path"), removed)
 
     def objects(self) -> dict[str, StoredObject]:
@@ -137,18 +160,17 @@ class Catalog:
             self._write("DELETE FROM mice_objects WHERE path = :path", gone)
 
     def _write(self, statement: str, rows: Sequence[Mapping[str, object]]) -> None:
-        with self.connected(is_writing=True) as connection:
+        with self.connected() as connection:
             connection.execute(
                 text("CREATE TABLE IF NOT EXISTS mice_objects (path TEXT PRIMARY KEY, num_bytes BIGINT, sha256 TEXT)")
             )
             connection.execute(text(statement), [dict(row) for row in rows])
 
     @contextmanager
-    def connected(self, *, is_writing: bool = False) -> Iterator[Connection]:
+    def connected(self) -> Iterator[Connection]:
         """Yield a connection to the database, in a transaction. Raises CatalogError where it cannot be reached or read."""
-        engine = self._engine if self.is_postgres or is_writing else self._reading_engine
         try:
-            with engine.begin() as connection:
+            with self._engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
             found = str(getattr(error, "orig", error)).strip().splitlines()[0]
@@ -161,16 +183,9 @@ class Catalog:
             return create_engine(
                 make_url(self._home.catalog_url).set(drivername="postgresql+psycopg2"), poolclass=NullPool, echo=False
             )
-        return _sqlite(self._home.catalog, "rw")
-
-    @cached_property
-    def _reading_engine(self) -> Engine:
-        return _sqlite(self._home.catalog, "ro")
-
-
-def _sqlite(path: Path, mode: str) -> Engine:
-    url = URL.create("sqlite", database=f"file:{quote(str(path.resolve()))}", query={"mode": mode, "uri": "true"})
-    return create_engine(url, poolclass=NullPool, connect_args={"timeout": _BUSY_TIMEOUT_S})
+        # not read-only even for reading: a log that a killed writer left has to be taken in first
+        url = URL.create("sqlite", database=f"file:{quote(str(self._file.resolve()))}", query={"mode": "rw", "uri": "true"})
+        return create_engine(url, poolclass=NullPool, connect_args={"timeout": _BUSY_TIMEOUT_S})
 
 
 def _has_table(connection: Connection, name: str, *, is_postgres: bool) -> bool:

@@ -68,18 +68,19 @@ class Lake:
         `is_locked_down`: the caller will forbid the connection further attaching and detaching. Raises StoreMissingError when
         nothing was ever published here, SnapshotMissingError for an id that no commit has.
         """
-        newest = self.catalog.newest()
-        if newest < 1:
-            raise StoreMissingError(
-                f"feature store: no catalog at {self.catalog.place}, expected one. "
-                "Run `make demo`, or set MICE_HOME to the folder that holds the store."
-            )
-        chosen = newest if snapshot_id is None else int(snapshot_id)
-        if not 1 <= chosen <= newest:  # DuckLake would take 0 for "the newest"
-            raise self._no_snapshot(chosen)
-        lease = self.catalog.locks.held([READERS, of_snapshot(chosen)], _READER_WAIT_S, is_shared=True)
-        with lease, self._attached(chosen, is_kept=not is_locked_down) as connection:
-            yield connection
+        with self.catalog.readable() as catalog:
+            newest = catalog.newest()
+            if newest < 1:
+                raise StoreMissingError(
+                    f"feature store: no catalog at {catalog.place}, expected one. "
+                    "Run `make demo`, or set MICE_HOME to the folder that holds the store."
+                )
+            chosen = newest if snapshot_id is None else int(snapshot_id)
+            if not 1 <= chosen <= newest:  # DuckLake would take 0 for "the newest"
+                raise self._no_snapshot(chosen)
+            lease = self.catalog.locks.held([READERS, of_snapshot(chosen)], _READER_WAIT_S, is_shared=True)
+            with lease, self._attached(catalog, chosen, is_kept=not is_locked_down) as connection:
+                yield connection
 
     @contextmanager
     def transaction(self, message: str, key: str) -> Iterator[Transaction]:
@@ -111,7 +112,7 @@ class Lake:
             if not self.home.catalog_url:
                 self.home.catalog.parent.mkdir(parents=True, exist_ok=True)
             self.home.tables.mkdir(parents=True, exist_ok=True)
-        with self.catalog.locks.held([COMMIT], self._lock_timeout_s), self._attached() as connection:
+        with self.catalog.locks.held([COMMIT], self._lock_timeout_s), self._attached(self.catalog) as connection:
             with _typed(self.home):
                 self._ensure_tables(connection)
             yield connection
@@ -132,12 +133,14 @@ class Lake:
         return [Snapshot(*row) for row in rows]
 
     @contextmanager
-    def _attached(self, snapshot_id: int | None = None, *, is_kept: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _attached(
+        self, catalog: Catalog, snapshot_id: int | None = None, *, is_kept: bool = True
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
         """Yield a connection to a snapshot, read-only, or without one to the lake as it is, for writing."""
-        target, own = self.catalog.attachment
+        target, own = catalog.attachment
         mode = _WRITE if snapshot_id is None else f"READ_ONLY, SNAPSHOT_VERSION {snapshot_id:d}"
         options = ", ".join(filter(None, [f"DATA_PATH {quoted(str(self.home.tables))}", "OVERRIDE_DATA_PATH true", own, mode]))
-        with duckdb_instances.lent(self.catalog.extensions, is_kept=is_kept) as connection:
+        with duckdb_instances.lent(catalog.extensions, is_kept=is_kept) as connection:
             try:
                 connection.execute(f"ATTACH {quoted(target)} AS lake ({options})")
             except duckdb.Error as error:
@@ -147,7 +150,7 @@ class Lake:
                     raise self._no_snapshot(snapshot_id) from error
                 found = str(error).strip().splitlines()[0]
                 raise CatalogError(
-                    f"catalog {self.catalog.place}: {found}, expected one that opens. Check the disk; restore it from a backup."
+                    f"catalog {catalog.place}: {found}, expected one that opens. Check the disk; restore it from a backup."
                 ) from error
             connection.execute("USE lake")
             yield connection

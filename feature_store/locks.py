@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
-from feature_store.errors import StoreBusyError
+from feature_store.errors import StoreBusyError, StoreWriteError
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class FileLocks:
 
     @contextmanager
     def held(self, names: Sequence[str], timeout_s: float, *, is_shared: bool = False) -> Iterator[None]:
-        """Hold all locks of `names`, taken in that order. Raises StoreBusyError after `timeout_s`."""
+        """Hold all `names`, taken in that order. Raises StoreBusyError after `timeout_s`, StoreWriteError without a file."""
         deadline = time.monotonic() + timeout_s
         with ExitStack() as held:
             for name in names:
@@ -51,7 +51,9 @@ class FileLocks:
                     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
                 except OSError as error:
                     if not is_shared:
-                        raise
+                        raise StoreWriteError(
+                            f"{path}: cannot be locked ({error}), expected a writable store. Mend the permissions or free space."
+                        ) from error
                     # who may only read cannot say that he reads: files he needs stay for the grace that maintenance gives
                     logger.debug("%s: no lock taken (%s)", path, error)
                     continue

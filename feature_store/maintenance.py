@@ -24,7 +24,7 @@ from feature_store.vector_cache import collect_cache
 logger = logging.getLogger(__name__)
 
 GRACE_S = 24 * 3600.0
-_WAIT_FOR_READERS_S = 10.0
+_WAIT_FOR_READERS_S = 1.0  # writers wait meanwhile
 
 
 @dataclass(frozen=True)

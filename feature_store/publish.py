@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from feature_store.audit import audit
+from feature_store.drift import drift
 from feature_store.erase.tombstones import Tombstones, read_tombstones
 from feature_store.errors import AuditError, ErasureError
 from feature_store.ingest.stage import Staged
@@ -47,14 +48,21 @@ class Published:
     content: dict[str, str]
 
 
-def publish_cohort(lake: Lake, staged: Staged, cohort: str) -> Published:
+def publish_cohort(lake: Lake, staged: Staged, cohort: str, *, accepts_drift: bool = False) -> Published:
     """Publish one staged cohort: all its tables, and its contract's unassigned rejections, in one transaction.
 
-    Raises AuditError, and publishes nothing, if a check fails: the sources may have changed since they were last audited.
+    Raises AuditError, and publishes nothing, if a check fails (the sources may have changed since they were last audited), or
+    if the cohort lacks what it had when it was last published and the caller does not accept that.
     """
     failed = [f"{check.name}: {check.found}" for check in audit(staged, cohort) if not check.is_passed]
     if failed:
         raise AuditError(f"cohort {cohort}: {'; '.join(failed)}. Nothing was published; correct the source or the contract.")
+    gone = [] if accepts_drift else drift(lake, staged, cohort)
+    if gone:
+        raise AuditError(
+            f"cohort {cohort}: {'; '.join(gone)}, expected what was last published. Nothing was published; correct the source or "
+            "the contract, or accept the loss (mice run --accept-drift; in Dagster the platform resource's accepts_drift)."
+        )
     writes = [Write(table, cohort, staged.table(table.name, [cohort])) for table in COHORT_TABLES]
     writes.append(Write(QUARANTINE, staged.unassigned, staged.table(QUARANTINE.name, [staged.unassigned])))
     return publish(lake, writes, f"{COHORT_MESSAGE} {cohort}", staged.code_version)
@@ -109,7 +117,8 @@ def _add_values(digest: "hashlib._Hash", values: pl.Series) -> None:
         digest.update(lengths.to_numpy().tobytes())
         _add_values(digest, values.filter(lengths > 0).explode())
     elif values.dtype.is_float():
-        digest.update((values.to_numpy() + 0).tobytes())  # the store returns -0.0 as 0.0
+        with np.errstate(invalid="ignore"):  # of a damaged NaN
+            digest.update((values.to_numpy() + 0).tobytes())  # the store returns -0.0 as 0.0
     else:
         digest.update(values.to_numpy().tobytes())
 

@@ -29,6 +29,8 @@ def run(
     study: Annotated[str, typer.Option(help="Name of a file in studies/.")],
     data: Annotated[Path | None, typer.Option(help="Landing folder for cohorts from outside.")] = None,
     home: HomeOption = None,
+    *,
+    accept_drift: Annotated[bool, typer.Option("--accept-drift", help="Publish cohorts that lack what they had before.")] = False,
 ) -> None:
     """Materialize the whole graph for a study; the last line printed is one JSON object."""
     from dagster_project.resources import Platform
@@ -37,7 +39,8 @@ def run(
 
     log_to_stderr()
     try:
-        _run_study(Platform(home_folder=str(home or ""), data_folder=str(data or ""), study=study))
+        platform = Platform(home_folder=str(home or ""), data_folder=str(data or ""), study=study, accepts_drift=accept_drift)
+        _run_study(platform)
     except MiceError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None

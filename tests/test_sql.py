@@ -161,7 +161,9 @@ def test_a_good_file_is_read():
 
 
 def test_an_unknown_name_lists_the_known():
-    with pytest.raises(sql.NamedQueryError, match="query nope: not found, expected censoring_by_site, cohort_drift, cohort_summary, coverage"):
+    with pytest.raises(
+        sql.NamedQueryError, match="query nope: not found, expected censoring_by_site, cohort_drift, cohort_summary, coverage"
+    ):
         sql.load("nope")
 
 

@@ -9,7 +9,8 @@ import json
 import logging
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from filelock import FileLock
 from feature_store import sources, tables
 from feature_store.contract import Contract, GivenSplit, PatchFolderSource, Source
 from feature_store.erase.tombstones import Tombstones, load_tombstones
+from feature_store.errors import StoreWriteError
 from feature_store.home import Home
 from feature_store.ingest.aliases import read_aliases
 from feature_store.ingest.cases import read_cases, read_clinical, read_endpoints, read_follow_up
@@ -103,8 +105,7 @@ def stage(contract: Contract, landing: Path, home: Home) -> Staged:
     out; raises ErasureError where the key that tells them is missing.
     """
     files = landing_files(contract, landing)
-    (home.staging / contract.name).mkdir(parents=True, exist_ok=True)
-    with FileLock(home.staging / f"{contract.name}.lock"):
+    with _staging(home, contract.name):
         tombstones = load_tombstones(home)  # under the lock: an erasure that comes later waits for it
         key = content_key(contract, files, tombstones)
         folder = home.staging / contract.name / key
@@ -123,6 +124,19 @@ def stage(contract: Contract, landing: Path, home: Home) -> Staged:
                     shutil.rmtree(other)
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     return Staged(contract, key, folder, about["num_normalised"], code_version())
+
+
+@contextmanager
+def _staging(home: Home, name: str) -> Iterator[None]:
+    """Hold a contract's staging folder. Raises StoreWriteError where it cannot be written."""
+    try:
+        (home.staging / name).mkdir(parents=True, exist_ok=True)
+        with FileLock(home.staging / f"{name}.lock"):
+            yield
+    except OSError as error:
+        raise StoreWriteError(
+            f"staging folder {home.staging}: {error}, expected a writable disk with space. Mend that and run again."
+        ) from error
 
 
 def _is_whole(folder: Path, bags: Path) -> bool:
