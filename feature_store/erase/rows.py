@@ -124,10 +124,11 @@ def _add_places(
     version = f'"{SNAPSHOT}"::VARCHAR' if SNAPSHOT in columns else f"'{snapshot}'"
     key = f"\"cohort\" || ' ' || \"panel_id\" || ' ' || {version}"
     found = f"{_map({name: {'places': sorted(places)[::-1], 'num': count} for name, (places, count) in named.items()})}[{key}]"
-    values = f'of_length("values", {found}.num)'
-    for number in range(1, max(len(places) for places, _ in named.values()) + 1):
-        values = f"without({values}, {found}.places[{number}])"
-    replaced["values"] = values
+    if "values" in columns:
+        values = f'of_length("values", {found}.num)'
+        for number in range(1, max(len(places) for places, _ in named.values()) + 1):
+            values = f"without({values}, {found}.places[{number}])"
+        replaced["values"] = values
     touched.append(f"{found} IS NOT NULL")
     gone.append(f"coalesce(len({found}.places) = {found}.num, false)")
 
