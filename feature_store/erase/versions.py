@@ -82,7 +82,7 @@ class Versions:
             kept = pl.DataFrame(self._connection.execute(rule.select("published_rows")).to_arrow_table())
         finally:
             self._connection.unregister("published_rows")
-        after = pl.concat([kept.drop("_row"), before.select(vectors)[kept["_row"]]], how="horizontal")
+        after = pl.concat([kept.drop("_row"), before[kept["_row"]].select(vectors)], how="horizontal")
         for (cohort, panel_id, _), (places, _) in at_version.positions.get(table.name, {}).items():
             after = _without(after, cohort, panel_id, places)
         return content_sha256(Write(table, scope, after)), after.height
