@@ -1,24 +1,30 @@
-"""The SQL database behind the lake: where it is, its locks, and the few questions we ask it without DuckDB.
+"""The SQL database behind the lake: where it is, its locks, and the few questions we ask it without DuckLake.
 
 What belongs here: the difference between SQLite and PostgreSQL, the names of DuckLake's own catalog tables, and our table of
 checksums beside them (`mice_objects`). Attaching the lake, transactions and snapshots: lake.py.
+
+A SQLite file is asked through DuckDB's own SQLite too. A second SQLite library in the process (Python's sqlite3), or merely
+closing the file again, would drop the locks that the first one holds on it (POSIX locks belong to the process): it then takes
+itself for the last user and puts away the log that a query beside it is reading ("disk I/O error").
 """
 
 import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, make_url, text
+import duckdb
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from feature_store import duckdb_instances
+from feature_store.duckdb_instances import quoted
 from feature_store.errors import CatalogError
 from feature_store.home import Home
 from feature_store.locks import AdvisoryLocks, FileLocks, Locks
@@ -26,8 +32,11 @@ from feature_store.locks import AdvisoryLocks, FileLocks, Locks
 logger = logging.getLogger(__name__)
 
 # WAL lets readers go on while a commit is written; the busy timeout covers the moments when SQLite still needs the file alone.
-_SQLITE_OPTIONS = "META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT 10000"
 _BUSY_TIMEOUT_S = 10
+_SQLITE_OPTIONS = f"META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT {1000 * _BUSY_TIMEOUT_S:d}"
+
+_OBJECTS = "CREATE TABLE IF NOT EXISTS mice_objects (path VARCHAR PRIMARY KEY, num_bytes BIGINT, sha256 VARCHAR)"
+_DELETION = "DELETE FROM {} WHERE list_contains($paths, path)"
 
 
 @dataclass(frozen=True)
@@ -76,9 +85,10 @@ class Catalog:
         if not self.is_postgres and not self._file.is_file():
             return 0
         with self.connected() as connection:
-            if not _has_table(connection, "ducklake_snapshot", is_postgres=self.is_postgres):
+            if not _has_table(connection, "ducklake_snapshot"):
                 return 0
-            return int(connection.execute(text("SELECT coalesce(max(snapshot_id), 0) FROM ducklake_snapshot")).scalar_one())
+            ((newest,),) = connection.execute("SELECT coalesce(max(snapshot_id), 0)::BIGINT FROM ducklake_snapshot").fetchall()
+            return int(newest)
 
     @contextmanager
     def readable(self) -> Iterator["Catalog"]:
@@ -105,13 +115,13 @@ class Catalog:
         query = (
             "SELECT s.path, s.path_is_relative, t.path, t.path_is_relative, f.path, f.path_is_relative, f.file_size_bytes "
             "FROM {} f JOIN ducklake_table t ON t.table_id = f.table_id "
-            "JOIN ducklake_schema s ON s.schema_id = t.schema_id WHERE t.table_name = :name OR :name IS NULL"
+            "JOIN ducklake_schema s ON s.schema_id = t.schema_id WHERE t.table_name = $name OR $name IS NULL"
         )
         with self.connected() as connection:
             rows = [
                 row
                 for kind in ("ducklake_data_file", "ducklake_delete_file")
-                for row in connection.execute(text(query.format(kind)), {"name": table_name})
+                for row in connection.execute(query.format(kind), {"name": table_name}).fetchall()
             ]
         found = {}
         for schema, schema_is_relative, table, table_is_relative, path, is_relative, num_bytes in rows:
@@ -122,9 +132,9 @@ class Catalog:
 
     def scheduled_files(self) -> dict[Path, datetime]:
         """Return the table files that no snapshot names any more and that are to be removed, with the time since when."""
-        query = "SELECT path, path_is_relative, CAST(schedule_start AS TEXT) FROM ducklake_files_scheduled_for_deletion"
+        query = "SELECT path, path_is_relative, CAST(schedule_start AS VARCHAR) FROM ducklake_files_scheduled_for_deletion"
         with self.connected() as connection:
-            rows = connection.execute(text(query)).all()
+            rows = connection.execute(query).fetchall()
         return {
             self._home.tables / path if is_relative else Path(path): datetime.fromisoformat(since)
             for path, is_relative, since in rows
@@ -132,17 +142,17 @@ class Catalog:
 
     def unschedule(self, paths: Iterable[Path]) -> None:
         """Drop the entries of scheduled files that were removed. The caller holds the writers' lock."""
-        removed = [{"path": name} for path in paths for name in (str(path), str(path.relative_to(self._home.tables)))]
+        removed = [name for path in paths for name in (str(path), str(path.relative_to(self._home.tables)))]
         if removed:
             with self.connected() as connection:
-                connection.execute(text("DELETE FROM ducklake_files_scheduled_for_deletion WHERE path = :path"), removed)
+                connection.execute(_DELETION.format("ducklake_files_scheduled_for_deletion"), {"paths": removed})
 
     def objects(self) -> dict[str, StoredObject]:
         """Return path -> what was recorded of the file when it was first named."""
         with self.connected() as connection:
-            if not _has_table(connection, "mice_objects", is_postgres=self.is_postgres):
+            if not _has_table(connection, "mice_objects"):
                 return {}
-            rows = connection.execute(text("SELECT path, num_bytes, sha256 FROM mice_objects"))
+            rows = connection.execute("SELECT path, num_bytes, sha256 FROM mice_objects").fetchall()
             return {row[0]: StoredObject(*row) for row in rows}
 
     def record_objects(self, paths: Iterable[Path]) -> None:
@@ -151,31 +161,65 @@ class Catalog:
         named = {str(path.relative_to(self._home.root)): path for path in paths}
         found = [_fingerprint(name, path) for name, path in named.items() if name not in known and path.is_file()]
         if found:
-            self._write("INSERT INTO mice_objects VALUES (:path, :num_bytes, :sha256)", [vars(one) for one in found])
+            with self.connected() as connection:
+                connection.execute(_OBJECTS)
+                insert = "INSERT INTO mice_objects SELECT unnest($paths), unnest($sizes), unnest($digests)"
+                columns = zip(*((one.path, one.num_bytes, one.sha256) for one in found), strict=True)
+                connection.execute(insert, dict(zip(("paths", "sizes", "digests"), map(list, columns), strict=True)))
 
     def forget_objects(self, paths: Iterable[Path]) -> None:
         """Drop the records of files that are no more. The caller holds the writers' lock."""
-        gone = [{"path": str(path.relative_to(self._home.root))} for path in paths]
+        gone = [str(path.relative_to(self._home.root)) for path in paths]
         if gone:
-            self._write("DELETE FROM mice_objects WHERE path = :path", gone)
-
-    def _write(self, statement: str, rows: Sequence[Mapping[str, object]]) -> None:
-        with self.connected() as connection:
-            connection.execute(
-                text("CREATE TABLE IF NOT EXISTS mice_objects (path TEXT PRIMARY KEY, num_bytes BIGINT, sha256 TEXT)")
-            )
-            connection.execute(text(statement), [dict(row) for row in rows])
+            with self.connected() as connection:
+                connection.execute(_OBJECTS)
+                connection.execute(_DELETION.format("mice_objects"), {"paths": gone})
 
     @contextmanager
-    def connected(self) -> Iterator[Connection]:
-        """Yield a connection to the database, in a transaction. Raises CatalogError where it cannot be reached or read."""
+    def connected(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Yield DuckDB's connection to the database itself, in a transaction, whoever else uses it meanwhile.
+
+        Raises CatalogError where it cannot be reached or read.
+        """
+        if self.is_postgres:
+            target, options = self._home.catalog_url, "TYPE postgres"
+        else:  # not read-only even for reading: a log that a killed writer left has to be taken in first
+            target, options = str(self._file), f"TYPE sqlite, BUSY_TIMEOUT {1000 * _BUSY_TIMEOUT_S:d}"
+        try:
+            with duckdb_instances.lent(self.extensions) as connection:
+                connection.execute(f"ATTACH {quoted(target)} AS catalog ({options})")
+                connection.execute("USE catalog")
+                connection.begin()
+                yield connection
+                connection.commit()
+                connection.execute("USE memory")
+                connection.execute("DETACH catalog")
+        except duckdb.Error as error:
+            raise self._not_opened(str(error)) from self.cause(error)
+
+    @contextmanager
+    def sole_use(self) -> Iterator[Connection]:
+        """Yield SQLAlchemy's connection to the database, in a transaction, to one who holds the locks of writers and readers.
+
+        So nobody in this process has a query under way in DuckDB. Raises CatalogError where it cannot be reached or read.
+        """
         try:
             with self._engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            found = str(getattr(error, "orig", error)).strip().splitlines()[0]
-            remedy = "Check MICE_CATALOG and the server" if self.is_postgres else "Restore it from a backup"
-            raise CatalogError(f"catalog {self.place}: {found}, expected a database that opens. {remedy}.") from error
+            raise self._not_opened(str(getattr(error, "orig", error))) from error
+
+    def _not_opened(self, found: str) -> CatalogError:
+        remedy = "Check MICE_CATALOG and the server" if self.is_postgres else "Restore it from a backup"
+        return CatalogError(f"catalog {self.place}: {self.described(found)}, expected a database that opens. {remedy}.")
+
+    def described(self, found: object) -> str:
+        """Return the first line of an error's text, without the password that DuckDB repeats in it."""
+        return str(found).strip().splitlines()[0].replace(self._home.catalog_url or "\n", self.place)
+
+    def cause(self, error: duckdb.Error) -> duckdb.Error | None:
+        """Return the error that may be shown as the cause of ours: none that repeats a password."""
+        return None if self.is_postgres else error
 
     @cached_property
     def _engine(self) -> Engine:
@@ -183,14 +227,13 @@ class Catalog:
             return create_engine(
                 make_url(self._home.catalog_url).set(drivername="postgresql+psycopg2"), poolclass=NullPool, echo=False
             )
-        # not read-only even for reading: a log that a killed writer left has to be taken in first
-        url = URL.create("sqlite", database=f"file:{quote(str(self._file.resolve()))}", query={"mode": "rw", "uri": "true"})
+        url = URL.create("sqlite", database=str(self._file))
         return create_engine(url, poolclass=NullPool, connect_args={"timeout": _BUSY_TIMEOUT_S})
 
 
-def _has_table(connection: Connection, name: str, *, is_postgres: bool) -> bool:
-    query = "SELECT 1 FROM pg_tables WHERE tablename = :name" if is_postgres else "SELECT 1 FROM sqlite_master WHERE name = :name"
-    return connection.execute(text(query), {"name": name}).first() is not None
+def _has_table(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
+    query = "SELECT 1 FROM duckdb_tables() WHERE database_name = 'catalog' AND table_name = $name"
+    return connection.execute(query, {"name": name}).fetchone() is not None
 
 
 def _fingerprint(name: str, path: Path) -> StoredObject:

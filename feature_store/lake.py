@@ -144,14 +144,14 @@ class Lake:
             try:
                 connection.execute(f"ATTACH {quoted(target)} AS lake ({options})")
             except duckdb.Error as error:
+                found, cause = catalog.described(error), catalog.cause(error)
                 if snapshot_id is None:
-                    raise _not_written(self.home, error) from error
+                    raise _not_written(self.home, found) from cause
                 if isinstance(error, duckdb.InvalidInputException):
-                    raise self._no_snapshot(snapshot_id) from error
-                found = str(error).strip().splitlines()[0]
+                    raise self._no_snapshot(snapshot_id) from cause
                 raise CatalogError(
                     f"catalog {catalog.place}: {found}, expected one that opens. Check the disk; restore it from a backup."
-                ) from error
+                ) from cause
             connection.execute("USE lake")
             yield connection
             if is_kept:  # after an error the whole instance goes
@@ -226,7 +226,7 @@ def _typed(home: Home) -> Iterator[None]:
         raise _not_written(home, error) from error  # what the catalog's extension raises, a full disk for one
 
 
-def _not_written(home: Home, error: Exception) -> StoreWriteError:
+def _not_written(home: Home, error: Exception | str) -> StoreWriteError:
     found = str(error).strip().splitlines()[0]
     return StoreWriteError(
         f"feature store {home.root}: cannot be written ({found}), expected a writable disk with space. "

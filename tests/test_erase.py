@@ -99,7 +99,7 @@ def use(home: Home, case_id: str) -> None:
     publish(lake, [Write(PREDICTIONS, "m1", prediction(case_id))], "publish predictions of m1")
     with lake.catalog.connected() as connection:
         names = "SELECT DISTINCT t.table_name FROM ducklake_delete_file d JOIN ducklake_table t USING (table_id)"
-        assert ("reports",) in connection.exec_driver_sql(names).fetchall(), "no deleted positions to be rewritten"
+        assert ("reports",) in connection.execute(names).fetchall(), "no deleted positions to be rewritten"
     study = load_study(Path(__file__).parents[1] / "studies" / "demo.yaml").model_dump(mode="json")
     for fold in range(3):
         (home.models / "m1" / f"fold-{fold}").mkdir(parents=True)
@@ -368,7 +368,7 @@ def test_on_postgresql(clean_landing: Path, synthetic_contract: Contract, tmp_pa
         done = erase_case(home, case_id)
         assert done.proof.is_clean
         assert hits(home.root, wanted) == []
-        with Lake(home).catalog.connected() as connection:
+        with Lake(home).catalog.sole_use() as connection:
             assert columns_naming(connection, Identity(wanted.texts)) == []
         assert differing(snapshots(home), without(before, case_id, set(done.plan.names))) == []
         assert problems(home) == []

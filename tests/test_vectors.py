@@ -247,9 +247,9 @@ def test_a_gene_reads_few_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ((path, *_),) = rows_in_files(connection, RNA_BY_FEATURE.name)
     metadata = pq.read_metadata(path)
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    assert [group.num_rows for group in groups] == [64, 64, len(GENES) - 128]
+    assert sorted(group.num_rows for group in groups) == sorted([64, 64, len(GENES) - 128])  # DuckDB writes them in any order
     column = list(RNA_BY_FEATURE.schema).index("feature_lookup")
-    ranges = [(group.column(column).statistics.min, group.column(column).statistics.max) for group in groups]
+    ranges = sorted((group.column(column).statistics.min, group.column(column).statistics.max) for group in groups)
     assert all(low <= high for low, high in ranges)
     assert all(ranges[index][1] < ranges[index + 1][0] for index in range(2))
 

@@ -8,7 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,11 +77,7 @@ def erase_case(home: Home, case_id: str, plan: Plan | None = None, on_progress: 
         _mark_model(home.models / version, mark(erasure_key(home), plan.names[0]), erased_at)
     say("note", 1, 1)
     remove_notes(home, case_id)
-    proof = scan(home.root, files_below(home), identity, lambda done, total: say("proof", done, total))
-    if lake.catalog.is_postgres:
-        with lake.catalog.connected() as connection:
-            named = tuple(Hit(Path(lake.catalog.place), place) for place in columns_naming(connection, identity))
-        proof = replace(proof, hits=(*proof.hits, *named))
+    proof = _prove(lake, identity, say)
     logger.info("a case was erased: %d hits are left, %d files could not be read", len(proof.hits), len(proof.unreadable))
     return Erased(plan, proof, time.perf_counter() - start)
 
@@ -131,7 +127,7 @@ def _rewrite_store(lake: Lake, identity: Identity, say: OnProgress) -> None:
 
 def _compact(lake: Lake) -> None:
     """Rebuild the catalog's database, so that no free page holds what was deleted from it."""
-    with lake.catalog.locks.held([COMMIT, READERS], _LOCK_TIMEOUT_S):
+    with _alone(lake):
         if lake.catalog.is_postgres:
             compact_postgres(lake.home.catalog_url)
         else:
@@ -145,6 +141,25 @@ def _redact_others(home: Home, identity: Identity, say: OnProgress) -> None:
         say("files", done, len(paths))
         if path.is_file() and not redact_file(home.root, path, identity):
             logger.warning("a file of an unknown kind names the case and was left: the proof names it")
+
+
+def _prove(lake: Lake, identity: Identity, say: OnProgress) -> Proof:
+    """Look for the person in every file, and in a catalog that is not a file. SQLite's are opened while nobody uses them."""
+    home, catalog = lake.home, lake.home.catalog
+
+    def guard(path: Path) -> AbstractContextManager[object]:
+        return _alone(lake) if path.parent == catalog.parent and path.name.startswith(catalog.name) else nullcontext()
+
+    proof = scan(home.root, files_below(home), identity, lambda done, total: say("proof", done, total), guard)
+    if lake.catalog.is_postgres:
+        with _alone(lake), lake.catalog.sole_use() as connection:
+            named = tuple(Hit(Path(lake.catalog.place), place) for place in columns_naming(connection, identity))
+        proof = replace(proof, hits=(*proof.hits, *named))
+    return proof
+
+
+def _alone(lake: Lake) -> AbstractContextManager[None]:
+    return lake.catalog.locks.held([COMMIT, READERS], _LOCK_TIMEOUT_S)
 
 
 def _is_sqlite(path: Path) -> bool:

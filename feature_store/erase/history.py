@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from sqlalchemy import Connection, inspect, text
+import duckdb
+from sqlalchemy import Connection, text
 
 from feature_store.catalog import Catalog
 from feature_store.erase.databases import redact_texts
@@ -87,15 +88,16 @@ def stored_files(catalog: Catalog, home: Home) -> tuple[list[StoredFile], list[S
 def snapshot_ids(catalog: Catalog) -> list[int]:
     """Return the ids of all snapshots that can be read, ascending."""
     with catalog.connected() as connection:
-        return [row[0] for row in connection.execute(text("SELECT snapshot_id FROM ducklake_snapshot ORDER BY 1"))]
+        return [row[0] for row in connection.execute("SELECT snapshot_id FROM ducklake_snapshot ORDER BY 1").fetchall()]
 
 
 def replace_files(catalog: Catalog, edit: Edit, identity: Identity) -> None:
     """Put the new files in the place of the old ones, with their statistics, in one transaction.
 
-    Every other text of the catalog that names the case is redacted in it (commit messages, comments).
+    Every other text of the catalog that names the case is redacted in it (commit messages, comments). The caller has the locks
+    of writers and readers.
     """
-    with catalog.connected() as connection:
+    with catalog.sole_use() as connection:
         for file, written in edit.data.items():
             connection.execute(text("DELETE FROM ducklake_file_column_stats WHERE data_file_id = :id"), {"id": file.file_id})
             _replace(connection, file, written, "ducklake_data_file", "data_file_id", "record_count")
@@ -111,15 +113,16 @@ def replace_files(catalog: Catalog, edit: Edit, identity: Identity) -> None:
         redact_texts(connection, identity)
 
 
-def _refuse_unknown(connection: Connection) -> None:
-    names = set(inspect(connection).get_table_names())
+def _refuse_unknown(connection: duckdb.DuckDBPyConnection) -> None:
+    tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = 'catalog'").fetchall()
+    names = {row[0] for row in tables}
     inlined = sorted(name for name in names if name.startswith(("ducklake_inlined_data_", "ducklake_inlined_delete_")))
     queries = {f"rows in {name}": f'SELECT count(*) FROM "{name}"' for name in inlined if name != "ducklake_inlined_data_tables"}
     queries |= {
         "encrypted files": "SELECT count(*) FROM ducklake_data_file WHERE encryption_key IS NOT NULL",
         "deletions that are not Parquet": "SELECT count(*) FROM ducklake_delete_file WHERE format <> 'parquet'",
     }
-    found = {what: connection.execute(text(query)).scalar_one() for what, query in queries.items()}
+    found = {what: sum(row[0] for row in connection.execute(query).fetchall()) for what, query in queries.items()}
     if any(found.values()):
         raise ErasureError(
             f"catalog: {', '.join(f'{count} {what}' for what, count in found.items() if count)}, expected Parquet files alone, "
@@ -127,15 +130,13 @@ def _refuse_unknown(connection: Connection) -> None:
         )
 
 
-def _listed(connection: Connection, home: Home, key: str, count: str, of: str, table: str) -> list[StoredFile]:
+def _listed(connection: duckdb.DuckDBPyConnection, home: Home, key: str, count: str, of: str, table: str) -> list[StoredFile]:
     rows = connection.execute(
-        text(
-            f"SELECT f.{key}, f.table_id, t.table_name, s.path, s.path_is_relative, t.path, t.path_is_relative, f.path, "
-            f"f.path_is_relative, f.begin_snapshot, f.end_snapshot, f.{count}, f.file_size_bytes, {of} FROM {table} f "
-            "JOIN ducklake_table t ON t.table_id = f.table_id JOIN ducklake_schema s ON s.schema_id = t.schema_id "
-            f"ORDER BY f.{key}, t.begin_snapshot"
-        )
-    )
+        f"SELECT f.{key}, f.table_id, t.table_name, s.path, s.path_is_relative, t.path, t.path_is_relative, f.path, "
+        f"f.path_is_relative, f.begin_snapshot, f.end_snapshot, f.{count}, f.file_size_bytes, {of} FROM {table} f "
+        "JOIN ducklake_table t ON t.table_id = f.table_id JOIN ducklake_schema s ON s.schema_id = t.schema_id "
+        f"ORDER BY f.{key}, t.begin_snapshot"
+    ).fetchall()
     found = {}  # a renamed table is there twice
     for file_id, table_id, name, *place, begin, end, num_rows, num_bytes, of_file in rows:
         folder = home.tables

@@ -12,7 +12,7 @@ import sqlite3
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -75,8 +75,17 @@ def files_below(home: Home) -> list[Path]:
     )
 
 
-def scan(root: Path, paths: Collection[Path], identity: Identity, on_progress: Callable[[int, int], None] | None = None) -> Proof:
-    """Read every file below `root` twice, decoded and raw, and return those that name the person; so may their names."""
+def scan(
+    root: Path,
+    paths: Collection[Path],
+    identity: Identity,
+    on_progress: Callable[[int, int], None] | None = None,
+    guard: Callable[[Path], AbstractContextManager[object]] = nullcontext,
+) -> Proof:
+    """Read every file below `root` twice, decoded and raw, and return those that name the person; so may their names.
+
+    `guard`: what to hold while a file is open.
+    """
     hits: list[Hit] = []
     unreadable: list[Hit] = []
     longer: set[Longer] = set()
@@ -85,14 +94,15 @@ def scan(root: Path, paths: Collection[Path], identity: Identity, on_progress: C
         for done, path in enumerate(paths):
             if on_progress is not None:
                 on_progress(done + (not decoding) * len(paths), 2 * len(paths))
+            if not decoding and path in {hit.path for hit in hits}:
+                continue
             try:
-                if decoding:
-                    num_bytes += path.stat().st_size
-                    where = _decoded_hit(root, path, identity, longer)
-                elif path in {hit.path for hit in hits}:
-                    continue
-                else:
-                    where = "bytes" if _has_bytes(path, identity, longer) else ""
+                with guard(path):
+                    if decoding:
+                        num_bytes += path.stat().st_size
+                        where = _decoded_hit(root, path, identity, longer)
+                    else:
+                        where = "bytes" if _has_bytes(path, identity, longer) else ""
             except FileNotFoundError:
                 continue  # a lock or a journal that another process has put away
             except (OSError, ValueError, EOFError, sqlite3.Error, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
