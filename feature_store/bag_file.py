@@ -8,7 +8,6 @@ as CLAM's or TRIDENT's (ingest/), the table patch_bags. The format is specified 
 import hashlib
 import json
 import logging
-import os
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +29,7 @@ from feature_store.bag_record import (
     bag_input_error,
     checked_arrays,
 )
+from feature_store.durable import sync_file, sync_folder
 from feature_store.errors import BagChecksumError, BagFileError, BagInputError, StoreWriteError
 
 FORMAT = "mice-patch-bag/1"
@@ -226,8 +226,7 @@ class _OpenShard:
         self._writer.add_key_value_metadata(metadata)
         with self._writing():
             self._writer.close()
-            with self._temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(self._temporary)
         read_shard_index(self._temporary, verify=True)
         path = self._directory / f"{content_sha256[:32]}.parquet"
         try:
@@ -240,7 +239,7 @@ class _OpenShard:
             # A rename, never a rewrite in place: a reader may have the old file mapped.
             with self._writing():
                 self._temporary.replace(path)
-                _sync_directory(self._directory)
+                sync_folder(self._directory)
             records = read_shard_index(path)
         _logger.info("shard %s: %d slides, %d bytes of embeddings", path.name, len(records), self.num_bytes)
         self.discard()
@@ -273,12 +272,3 @@ def _canonical(value: object) -> str:
 def _content_sha256(encoder: object, slides: object) -> str:
     """Return the shard's content address: over the encoder and each slide's metadata and hashes, in file order."""
     return hashlib.sha256(_canonical({"format": FORMAT, "encoder": encoder, "slides": slides}).encode()).hexdigest()
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make a rename in `directory` durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -29,6 +29,7 @@ def compact(connection: duckdb.DuckDBPyConnection) -> int:
     Every snapshot reads the same rows as before. The old files stay until `remove_unused`.
     """
     merged = []
+    connection.execute("BEGIN")
     for table in ALL_TABLES:
         if table.row_group_rows is None:  # else their order and small row groups would be lost
             merge = "CALL ducklake_merge_adjacent_files('lake', $table, max_file_size => $size)"
@@ -36,6 +37,8 @@ def compact(connection: duckdb.DuckDBPyConnection) -> int:
             merged += found.fetchall()  # all, else it is not committed
     rewrite = "CALL ducklake_rewrite_data_files('lake', delete_threshold => $share)"
     connection.execute(rewrite, {"share": _REWRITTEN_FROM}).fetchall()
+    connection.execute("CALL lake.set_commit_message('mice', 'merge small files', extra_info => '')")
+    connection.execute("COMMIT")
     return sum(int(num_files) for _schema, _table, num_files, _made in merged)
 
 

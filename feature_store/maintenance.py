@@ -69,7 +69,16 @@ def maintain(home: Home, *, keep_days: float | None = None, grace_s: float = GRA
         num_removed_cache_files=num_cached,
         is_deferred=removed is None,
     )
-    logger.info("%s", done)
+    logger.info(
+        "merged %d files, expired %d snapshots, removed %d table files, %d shards, %d leftovers and %d cache files%s",
+        num_merged,
+        len(expired),
+        len(done.removed_table_files),
+        len(shards),
+        len(done.removed_leftovers),
+        num_cached,
+        "; unused files stay until nobody reads" if done.is_deferred else "",
+    )
     return done
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import polars as pl
 import pytest
+from sql_homes import make_sql_home
 
+from feature_store.analyst import Analyst, analyst_connection
 from feature_store.contract import Contract, Generator, load_contract
 from feature_store.home import Home
 from feature_store.ingest.stage import Staged, stage
@@ -125,3 +127,21 @@ def bare(read: Callable[..., Staged]) -> Callable[..., Staged]:
 def slides(read: Callable[..., Staged]) -> Callable[..., Staged]:
     """As `read`, without anything beside slides."""
     return lambda landing: read(landing, rna=(), copy_number=(), mutations=(), reports=())
+
+
+@pytest.fixture(scope="session")
+def sql_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A store of 60 synthetic cases and two model versions, in a folder whose name has a quote."""
+    return make_sql_home(tmp_path_factory.mktemp("it's") / "home")
+
+
+@pytest.fixture(scope="session")
+def staged_tables(sql_home: Home) -> dict[str, pl.DataFrame]:
+    (folder,) = (path for path in (sql_home.staging / "synthetic").iterdir() if path.is_dir())
+    return {path.stem: pl.read_parquet(path) for path in folder.glob("*.parquet")}
+
+
+@pytest.fixture(scope="module")
+def analyst(sql_home: Home) -> Iterator[Analyst]:
+    with analyst_connection(sql_home, memory_limit="500MB") as connection:
+        yield connection

@@ -50,6 +50,12 @@ def test_merging_changes_no_snapshot(home: Home) -> None:
     assert done.expired == ()
     after = contents(home)
     assert {snapshot_id: after[snapshot_id] for snapshot_id in before} == before
+    assert {snapshot.message for snapshot in Lake(home).snapshots() if snapshot.snapshot_id not in before} == {
+        "",
+        "merge small files",
+    }
+    assert maintain(home, grace_s=0).num_merged_files == 0
+    assert contents(home).keys() == after.keys(), "a snapshot of nothing"
     report = verify(home)
     assert (report.problems, report.notes) == ([], [])
 

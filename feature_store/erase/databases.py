@@ -13,7 +13,7 @@ from sqlalchemy import Connection, NullPool, create_engine, inspect, make_url, t
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.types import LargeBinary, NullType, String
 
-from feature_store.erase.durable import sync_file
+from feature_store.durable import sync_file
 from feature_store.erase.identity import Identity
 from feature_store.errors import ErasureError
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from feature_store.bag_record import BagRecord
+from feature_store.durable import sync_file, sync_folder
 from feature_store.erase.databases import columns_naming, compact_postgres, compact_sqlite
-from feature_store.erase.durable import sync_file, sync_folder
 from feature_store.erase.files import cached, others_with, redact_file, remove, staged_with
 from feature_store.erase.history import replace_files
 from feature_store.erase.identity import Identity

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy.exc import DatabaseError
 
+from feature_store.durable import sync_file, sync_folder
 from feature_store.erase.databases import redact_sqlite
-from feature_store.erase.durable import sync_file, sync_folder
 from feature_store.erase.identity import Identity
 from feature_store.erase.note import is_note
 from feature_store.erase.scan import GZIP, PARQUET, SQLITE, ZIP, files_below, scan

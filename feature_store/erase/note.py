@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from feature_store.erase.durable import sync_folder
+from feature_store.durable import sync_folder
 from feature_store.erase.identity import normal
 from feature_store.home import Home
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_store.duckdb_instances import quoted
-from feature_store.erase.durable import sync_file, sync_folder
+from feature_store.durable import sync_file, sync_folder
 from feature_store.erase.history import ColumnStats, StoredFile, Written
 from feature_store.erase.rows import Rule
 from feature_store.errors import ErasureError

@@ -18,7 +18,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
-from feature_store.erase.durable import sync_folder
+from feature_store.durable import sync_folder
 from feature_store.erase.identity import Identity, is_distinctive, normal
 from feature_store.errors import ErasureError
 from feature_store.home import Home
