@@ -10,7 +10,8 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
-from feature_store.contract import Contract, Value, load_contract
+from feature_store.contract import Contract, load_contract
+from feature_store.contract.rules import Value
 from feature_store.home import Home
 from feature_store.ingest.stage import Staged, stage
 from feature_store.lake import Lake

@@ -11,7 +11,9 @@ import polars as pl
 
 from faults.cohorts import small_contract, small_landing
 from faults.report import Found, Trial
-from feature_store.contract import AliasSource, ClinicalSource, Contract, Identifier
+from feature_store.contract import Contract
+from feature_store.contract.rules import Identifier
+from feature_store.contract.sources import AliasSource, ClinicalSource
 from feature_store.errors import LeakageError
 from feature_store.home import Home
 from feature_store.ingest.stage import stage

@@ -15,7 +15,8 @@ import pytest
 from sql_homes import make_sql_home
 
 from feature_store.analyst import Analyst, analyst_connection
-from feature_store.contract import Contract, Generator, load_contract
+from feature_store.contract import Contract, load_contract
+from feature_store.contract.contract import Generator
 from feature_store.home import Home
 from feature_store.ingest.stage import Staged, stage
 from feature_store.lake import Lake

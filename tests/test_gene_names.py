@@ -12,7 +12,8 @@ from conftest import Corrupt, read_table
 import sql
 from feature_store.analyst import analyst_connection
 from feature_store.audit import audit
-from feature_store.contract import Contract, GeneNames
+from feature_store.contract import Contract
+from feature_store.contract.rules import GeneNames
 from feature_store.errors import ColumnMissingError, ContractError, LandingMissingError
 from feature_store.home import Home
 from feature_store.ingest.stage import Staged, stage

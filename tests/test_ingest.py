@@ -13,7 +13,9 @@ from ingesting import changed, ids, of_case, planted, reasons, rejected, state
 
 from feature_store import sources
 from feature_store.audit import audit
-from feature_store.contract import Contract, Identifier, MutationMatrixSource
+from feature_store.contract import Contract
+from feature_store.contract.rules import Identifier
+from feature_store.contract.sources import MutationMatrixSource
 from feature_store.errors import ColumnMissingError, LandingMissingError, SourceFormatError
 from feature_store.home import Home
 from feature_store.ingest import stage as stage_module

@@ -10,7 +10,9 @@ from conftest import Corrupt, read_table
 from ingesting import changed, first_case, ids, of_case, reasons, rejected, repeated, same_rows, state
 
 from feature_store.audit import audit
-from feature_store.contract import Contract, MutationMatrixSource, SampleRule
+from feature_store.contract import Contract
+from feature_store.contract.rules import SampleRule
+from feature_store.contract.sources import MutationMatrixSource
 from feature_store.errors import ColumnMissingError
 from feature_store.ingest.stage import Staged
 from feature_store.synthetic_files import write_table

@@ -14,7 +14,8 @@ from ingesting import changed, of_case, reasons, rejected, slide_of, state
 from feature_store.audit import audit
 from feature_store.bag_reader import BagReader
 from feature_store.bag_record import BagRecord
-from feature_store.contract import Contract, SlideVectorSource
+from feature_store.contract import Contract
+from feature_store.contract.slide_sources import SlideVectorSource
 from feature_store.errors import ColumnMissingError
 from feature_store.ingest.stage import Staged
 from feature_store.synthetic_files import write_table

@@ -10,7 +10,8 @@ from conftest import Corrupt, read_table
 from ingesting import changed, first_case, ids, of_case, reasons, rejected, repeated, state
 
 from feature_store.audit import audit
-from feature_store.contract import Contract, Exclusion, Value
+from feature_store.contract import Contract
+from feature_store.contract.rules import Exclusion, Value
 from feature_store.ingest.stage import Staged
 from feature_store.synthetic_files import write_table
 

@@ -11,7 +11,8 @@ from conftest import Corrupt, read_table
 from ingesting import reasons
 
 from feature_store import training_set
-from feature_store.contract import AliasSource, FollowUpSource, Identifier, Value
+from feature_store.contract.rules import Identifier, Value
+from feature_store.contract.sources import AliasSource, FollowUpSource
 from feature_store.errors import LeakageError
 from feature_store.home import Home
 from feature_store.ingest.stage import Staged

@@ -19,7 +19,8 @@ import pytest
 from conftest import Corrupt
 from filelock import FileLock
 
-from feature_store.contract import Contract, Value
+from feature_store.contract import Contract
+from feature_store.contract.rules import Value
 from feature_store.errors import AuditError, SnapshotMissingError, StoreBusyError, StoreMissingError
 from feature_store.home import Home
 from feature_store.ingest.stage import Staged, stage

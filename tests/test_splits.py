@@ -9,7 +9,10 @@ import pytest
 from conftest import Corrupt, read_table
 from ingesting import changed, of_case, reasons
 
-from feature_store.contract import AliasSource, Contract, GivenSplit, Identifier, SitePreservedSplit
+from feature_store.contract import Contract
+from feature_store.contract.rules import Identifier
+from feature_store.contract.sources import AliasSource
+from feature_store.contract.splits import GivenSplit, SitePreservedSplit
 from feature_store.errors import ContractError, LeakageError
 from feature_store.ingest.context import Ingest
 from feature_store.ingest.folds import read_folds

@@ -8,7 +8,8 @@ import pytest
 
 from feature_store import sources
 from feature_store.audit import audit
-from feature_store.contract import Contract, GivenSplit, load_contract
+from feature_store.contract import Contract, load_contract
+from feature_store.contract.splits import GivenSplit
 from feature_store.home import Home
 from feature_store.ingest.stage import Staged, stage
 from feature_store.tables import COHORT_TABLES

@@ -3,7 +3,8 @@
 import polars as pl
 
 from feature_store import tables
-from feature_store.contract import CasesSource, ClinicalSource, EndpointRule, FollowUpSource, Source
+from feature_store.contract.rules import EndpointRule
+from feature_store.contract.sources import CasesSource, ClinicalSource, FollowUpSource, Source
 from feature_store.ingest.context import Ingest
 from feature_store.ingest.values import DAYS_PER, present, value
 from feature_store.sources import SourceFile, require_columns

@@ -11,7 +11,9 @@ from pathlib import Path
 import polars as pl
 
 from feature_store import sources, tables
-from feature_store.contract import Contract, Identifier, Source
+from feature_store.contract import Contract
+from feature_store.contract.rules import Identifier
+from feature_store.contract.sources import Source
 from feature_store.erase.tombstones import Tombstones
 from feature_store.ingest.values import identifier
 from feature_store.sources import SourceFile

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from feature_store import sources, tables
-from feature_store.contract import GeneNames
+from feature_store.contract.rules import GeneNames
 from feature_store.errors import ContractError
 from feature_store.ingest.context import Ingest
 from feature_store.ingest.values import identifier

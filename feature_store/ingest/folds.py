@@ -8,7 +8,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from feature_store import sources, tables
-from feature_store.contract import GivenSplit, Identifier, RandomSplit, SitePreservedSplit
+from feature_store.contract.rules import Identifier
+from feature_store.contract.splits import GivenSplit, RandomSplit, SitePreservedSplit
 from feature_store.errors import ContractError, LeakageError
 from feature_store.ingest.context import Ingest
 from feature_store.people import People

@@ -6,7 +6,8 @@ import re
 import polars as pl
 
 from feature_store import tables
-from feature_store.contract import MutationMatrixSource, SampleRule, VariantSource, VectorSource
+from feature_store.contract.rules import SampleRule
+from feature_store.contract.sources import MutationMatrixSource, VariantSource, VectorSource
 from feature_store.errors import ColumnMissingError, SourceFormatError
 from feature_store.ingest.context import Ingest
 from feature_store.ingest.feature_names import FeatureNames

@@ -16,7 +16,8 @@ import polars as pl
 from feature_store import tables
 from feature_store.bag_file import write_shards
 from feature_store.bag_record import EncoderInfo, SlideBag
-from feature_store.contract import Identifier, PatchFolderSource, SlideVectorSource
+from feature_store.contract.rules import Identifier
+from feature_store.contract.slide_sources import PatchFolderSource, SlideVectorSource
 from feature_store.errors import BagInputError, ColumnMissingError, SourceFormatError
 from feature_store.ingest.context import Ingest
 from feature_store.ingest.omics import feature_columns, numeric

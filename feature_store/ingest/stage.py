@@ -19,7 +19,10 @@ import polars as pl
 from filelock import FileLock
 
 from feature_store import sources, tables
-from feature_store.contract import Contract, GivenSplit, PatchFolderSource, Source
+from feature_store.contract import Contract
+from feature_store.contract.slide_sources import PatchFolderSource
+from feature_store.contract.sources import Source
+from feature_store.contract.splits import GivenSplit
 from feature_store.erase.tombstones import Tombstones, load_tombstones
 from feature_store.errors import StoreWriteError
 from feature_store.home import Home
@@ -225,6 +228,6 @@ def code_version() -> str:
     """Return the hash of the modules that decide what a source becomes."""
     package = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted([*package.glob("*.py"), *package.parent.glob("*.py")]):
+    for path in sorted([*package.glob("*.py"), *package.parent.glob("*.py"), *package.parent.glob("contract/*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

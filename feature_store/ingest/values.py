@@ -4,7 +4,7 @@ import re
 
 import polars as pl
 
-from feature_store.contract import Value
+from feature_store.contract.rules import Value
 
 _WHOLE_NUMBER = r"^(-?\d+)\.0+$"
 DAYS_PER = {"days": 1.0, "months": 30.44, "years": 365.25}  # TCGA's own month (docs/decisions.md)

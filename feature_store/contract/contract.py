@@ -1,0 +1,72 @@
+"""The contract as a whole: one model of all that `cohorts/<name>.yaml` may say."""
+
+from pydantic import Field, model_validator
+
+from feature_store.contract.fields import Fraction, Name
+from feature_store.contract.rules import CaseIdRule, Strict
+from feature_store.contract.slide_sources import SlideSource
+from feature_store.contract.sources import (
+    AliasSource,
+    CasesSource,
+    ClinicalSource,
+    EndpointsSource,
+    FollowUpSource,
+    MutationSource,
+    ReportSource,
+    VectorSource,
+)
+from feature_store.contract.splits import SitePreservedSplit, Split
+
+
+class Generator(Strict):
+    """The landing folder is made by the platform (feature_store/synthetic.py) with these sizes."""
+
+    num_cases: int
+    num_genes: int
+    slide_dim: int
+    mean_patches: int
+    seed: int
+
+
+class Contract(Strict):
+    """A cohort contract. `cohorts` lists the partition keys its cases may fall into; `split` in a file is one of `splits`."""
+
+    name: Name
+    title: str
+    licence: str
+    citation: str
+    time_zero: str
+    cohorts: tuple[str, ...] = Field(min_length=1)
+    case_id: CaseIdRule
+    missing_values: tuple[str, ...] = ("",)
+    max_quarantined_fraction: Fraction = 0.05
+    cases: CasesSource
+    aliases: tuple[AliasSource, ...] = ()
+    clinical: ClinicalSource
+    follow_up: FollowUpSource | None = None
+    endpoints: EndpointsSource
+    rna: tuple[VectorSource, ...] = ()
+    copy_number: tuple[VectorSource, ...] = ()
+    mutations: tuple[MutationSource, ...] = ()
+    reports: tuple[ReportSource, ...] = ()
+    slides: tuple[SlideSource, ...] = ()
+    splits: tuple[Split, ...] = Field(min_length=1)
+    generator: Generator | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_split_is_a_list_of_one(cls, fields: object) -> object:
+        if not isinstance(fields, dict) or "split" not in fields:
+            return fields
+        if "splits" in fields:
+            raise ValueError("split and splits exclude each other: list all splits under splits")
+        return {name: value for name, value in fields.items() if name != "split"} | {"splits": [fields["split"]]}
+
+    @model_validator(mode="after")
+    def _splits_can_be_told_apart_and_made(self) -> "Contract":
+        names = [split.name for split in self.splits]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"splits {repeated} have the same name, expected each once")
+        if self.cases.site is None and any(isinstance(split, SitePreservedSplit) for split in self.splits):
+            raise ValueError("a site_preserved split needs cases.site")
+        return self
