@@ -13,7 +13,7 @@ import polars as pl
 from feature_store.bag_file import write_shards
 from feature_store.bag_record import EncoderInfo, SlideBag
 from feature_store.home import Home
-from feature_store.ingest.trident import read_patches
+from feature_store.ingest.patch_file import read_patches
 from feature_store.lake import Lake
 from feature_store.publish import Write, publish
 from feature_store.tables import PATCH_BAGS
@@ -26,8 +26,9 @@ def offered(files: Sequence[Path], dim: int, *, is_hashed: bool) -> Iterator[Sli
         if is_hashed:
             with path.open("rb") as file:
                 source_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        embedding, xy, size = read_patches(path, path.stem, dim)
-        yield SlideBag(path.stem, f"case-{path.stem}", xy, embedding, source_sha256, size, 0.5, 20.0)
+        patches = read_patches(path, path.stem, dim)
+        xy, embedding = patches.coords, patches.features
+        yield SlideBag(path.stem, f"case-{path.stem}", xy, embedding, source_sha256, patches.size_px, 0.5, 20.0)
 
 
 def ingest_seconds(folder: Path, files: Sequence[Path], dim: int, num_rounds: int) -> dict[str, float]:

@@ -48,10 +48,10 @@ class Platform(dg.ConfigurableResource):
 
     @property
     def contracts(self) -> "dict[str, Contract]":
-        """Return cohort -> its contract."""
+        """Return cohort -> its contract, of those shipped and those added to the home."""
         from feature_store.contract import load_contracts
 
-        return load_contracts(Path(self.contracts_folder))
+        return load_contracts(Path(self.contracts_folder), self.home.cohorts)
 
     def landing(self, cohort: str) -> "tuple[Contract, Path]":
         """Return a cohort's contract and landing folder. Raises ContractError where no contract names the cohort."""
@@ -59,7 +59,7 @@ class Platform(dg.ConfigurableResource):
 
         contract = self.contracts.get(cohort)
         if contract is None:
-            found = f"no contract in {self.contracts_folder}, expected one of {sorted(self.contracts)[:5]}"
+            found = f"no contract in {self.contracts_folder} or {self.home.cohorts}, expected one of {sorted(self.contracts)[:5]}"
             raise ContractError(f"cohort {cohort}: {found}. Write a contract that names it, or correct the name.")
         return contract, landing_folder(contract, self.home, self.data)
 
@@ -70,11 +70,15 @@ class Platform(dg.ConfigurableResource):
         return stage(*self.landing(cohort), self.home)
 
     @property
+    def study_file(self) -> Path:
+        """Return where the study is written: at home, or else among those shipped."""
+        own = self.home.studies / f"{self.study}.yaml"
+        return own if own.is_file() else Path(self.studies_folder) / own.name
+
+    @property
     def plan(self) -> "Plan":
         """Return the model version that the study asks for on the newest snapshot."""
         from mice_model.service import plan_training
         from mice_model.study import load_study
 
-        return plan_training(
-            load_study(Path(self.studies_folder) / f"{self.study}.yaml"), self.home, self.contracts, self.num_workers
-        )
+        return plan_training(load_study(self.study_file), self.home, self.contracts, self.num_workers)

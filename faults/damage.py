@@ -17,8 +17,8 @@ from feature_store import sources
 from feature_store.bag_file import read_shard_index
 from feature_store.errors import MiceError
 from feature_store.home import Home
+from feature_store.ingest.patch_file import read_patches
 from feature_store.ingest.stage import stage
-from feature_store.ingest.trident import read_patches
 from feature_store.lake import Lake
 from feature_store.publish import publish_cohort
 from feature_store.verify import verify

@@ -4,11 +4,7 @@ Prints progress on standard error, then a table of the rows and, as the last lin
 does not hold. What each row does is in the families' modules; docs/faults.md says what they mean.
 """
 
-import argparse
-import logging
 import sys
-import tempfile
-from pathlib import Path
 
 from faults.damage import flipped_bits, truncated_files
 from faults.disks import refusing_disks
@@ -17,7 +13,8 @@ from faults.inputs import bombs_and_drift
 from faults.kills import killed_at_each_step, killed_at_random, unheard_acknowledgements
 from faults.leaks import later_knowledge, same_person_twice
 from faults.queries import hostile_sql, runaway_queries
-from faults.report import Row, Trial, run_row, summary, table
+from faults.report import Row
+from faults.suite import run_suite
 from faults.writers import many_writers, readers_among_writers
 
 ROWS = (
@@ -43,26 +40,6 @@ ROWS = (
 TOTALS = ("acknowledged_lost", "torn", "duplicates", "erase_hits", "bit_flips_found")
 
 
-def main() -> int:
-    """Run the rows asked for and return the exit code."""
-    known = {row.number: row for row in ROWS}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", help=f"comma-separated, of {', '.join(map(str, known))}; all by default")
-    parser.add_argument("--quick", action="store_true", help="every row at the size of seconds")
-    parser.add_argument("--times", type=int, help="kills of row 1 (200 by default)")
-    arguments = parser.parse_args()
-    numbers = [int(text) for text in arguments.rows.split(",")] if arguments.rows else list(known)
-    if unknown := sorted(set(numbers) - set(known)):
-        parser.error(f"rows {unknown}, expected some of {sorted(known)}")
-    logging.getLogger("feature_store").setLevel(logging.ERROR)
-    verdicts = []
-    with tempfile.TemporaryDirectory(prefix="mice-faults-") as name:
-        for number in numbers:
-            trial = Trial(Path(name) / f"row-{number}", is_quick=arguments.quick, times=arguments.times)
-            verdicts.append(run_row(known[number], trial))
-    sys.stdout.write(f"{table(verdicts)}\n{summary(verdicts, TOTALS)}\n")
-    return 0 if all(verdict.holds for verdict in verdicts) else 1
-
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_suite(__doc__ or "", ROWS, TOTALS, "kills of row 1 (200 by default)"))

@@ -11,8 +11,9 @@ import logging
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,13 @@ from feature_store.bag_record import (
 )
 from feature_store.durable import sync_file, sync_folder
 from feature_store.errors import BagChecksumError, BagFileError, BagInputError, StoreWriteError
+from feature_store.read_ahead import read_ahead
 
 FORMAT = "mice-patch-bag/1"
 # What a slide's entry in the metadata and its BagRecord have in common.
 _RECORDED = ("slide_id", "case_id", "num_patches", "bag_sha256", "source_sha256")
 _SMALL_COLUMNS = ("slide_id", "case_id", "x", "y")
+_VERIFIERS = 2
 _logger = logging.getLogger(__name__)
 
 
@@ -49,42 +52,70 @@ def write_shards(
 ) -> list[BagRecord]:
     """Write bags, in the order given, into shards of about `max_shard_bytes` and return one record per bag.
 
-    Each bag is taken from the iterable, written and let go before the next is asked for; it becomes durable only when its
-    shard is renamed into place. The same bags under the same limit give the same names and, with the same pyarrow, the same
-    bytes; a sound shard that is there already is kept. On any failure the unfinished shard is removed; finished ones stay,
-    and a second run finds them again.
+    The iterable and `on_rejected` run in a thread of their own, one bag ahead of the one being written; a bag becomes durable
+    only when its shard is renamed into place. The same bags under the same limit give the same names and, with the same
+    pyarrow, the same bytes; a sound shard that is there already is kept. On any failure the unfinished shard is removed;
+    finished ones stay, and a second run finds them again.
     A bag that cannot be stored raises BagInputError, or is handed to `on_rejected` and left out. A written shard that
     does not read back as it must raises BagFileError; a disk that takes no more, StoreWriteError.
     """
     records: list[BagRecord] = []
-    slide_ids: set[str] = set()
     shard: _OpenShard | None = None
     try:
-        for bag in bags:
-            if bag.slide_id in slide_ids:
-                raise bag_input_error(f"Slide {bag.slide_id!r}", "offered twice", "once")
-            slide_ids.add(bag.slide_id)
-            try:
-                embedding, xy = checked_arrays(bag, encoder)
-            except BagInputError as error:
-                if on_rejected is None:
-                    raise
-                on_rejected(bag, error)
-                continue
-            if shard is not None and shard.num_bytes + embedding.nbytes > max_shard_bytes:
-                records += shard.publish()
-                shard = None
-            if shard is None:
-                shard = _OpenShard(directory, encoder)
-            shard.add(bag, embedding, xy)
-            # The names would otherwise hold this slide while the iterable builds the next one.
-            del bag, embedding, xy
+        with closing(read_ahead(_checked(bags, encoder, on_rejected), 1)) as checked:
+            for bag in checked:
+                if shard is not None and shard.num_bytes + bag.embedding.nbytes > max_shard_bytes:
+                    records += shard.publish()
+                    shard = None
+                if shard is None:
+                    shard = _OpenShard(directory, encoder)
+                shard.add(bag)
+                del bag  # the name would otherwise hold this slide while the next but one is read
         if shard is not None:
             records += shard.publish()
     finally:
         if shard is not None:
             shard.discard()
     return records
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A bag's slide as the shard's metadata has it, and its arrays as the file holds them."""
+
+    slide: dict[str, object]
+    embedding: npt.NDArray[np.float16]
+    xy: npt.NDArray[np.int32]
+
+
+def _checked(
+    bags: Iterable[SlideBag], encoder: EncoderInfo, on_rejected: Callable[[SlideBag, BagInputError], None] | None
+) -> Iterator[_Checked]:
+    slide_ids: set[str] = set()
+    for bag in bags:
+        if bag.slide_id in slide_ids:
+            raise bag_input_error(f"Slide {bag.slide_id!r}", "offered twice", "once")
+        slide_ids.add(bag.slide_id)
+        try:
+            embedding, xy = checked_arrays(bag, encoder)
+        except BagInputError as error:
+            if on_rejected is None:
+                raise
+            on_rejected(bag, error)
+            continue
+        slide = {
+            "slide_id": bag.slide_id,
+            "case_id": bag.case_id,
+            "num_patches": len(embedding),
+            "bag_sha256": hashlib.sha256(embedding.data).hexdigest(),
+            "xy_sha256": hashlib.sha256(xy.data).hexdigest(),
+            "source_sha256": bag.source_sha256,
+            "patch_size_px": int(bag.patch_size_px),
+            "mpp": None if bag.mpp is None else float(bag.mpp),
+            "magnification": None if bag.magnification is None else float(bag.magnification),
+        }
+        yield _Checked(slide, embedding, xy)
+        del bag, embedding, xy  # else they would be held while the next are made
 
 
 def read_shard_index(path: Path, *, verify: bool = False) -> list[BagRecord]:
@@ -103,9 +134,10 @@ def read_shard_index(path: Path, *, verify: bool = False) -> list[BagRecord]:
     if not is_named or len(slides) != footer.num_row_groups:
         found = f"metadata of {len(slides)} slides over {footer.num_row_groups} row groups"
         raise bag_file_error(path.name, found, "one row group per slide and a matching content hash")
-    records = []
     with closing(map_shard(path)) as mapping:
-        for row_group, slide in enumerate(slides):
+
+        def record(row_group: int) -> BagRecord:
+            slide = slides[row_group]
             which = f"Bag of slide {slide['slide_id']} (case {slide['case_id']}) in {path.name}"
             page = walk_embedding_page(mapping, footer, row_group, which)
             if (page.num_values // page.dim, page.dim) != (slide["num_patches"], encoder["dim"]):
@@ -118,7 +150,7 @@ def read_shard_index(path: Path, *, verify: bool = False) -> list[BagRecord]:
                 is_sound = zlib.crc32(values, zlib.crc32(levels)) == page.crc32
                 if not is_sound or hashes != [slide["bag_sha256"], slide["xy_sha256"]]:
                     raise checksum_error(which)
-            record = BagRecord(
+            return BagRecord(
                 shard=path.name,
                 encoder=encoder["name"],
                 offset_bytes=page.values_offset_bytes,
@@ -126,8 +158,9 @@ def read_shard_index(path: Path, *, verify: bool = False) -> list[BagRecord]:
                 page_crc32=page.crc32,
                 **{key: slide[key] for key in _RECORDED},
             )
-            records.append(record)
-    return records
+
+        with ThreadPoolExecutor(_VERIFIERS if verify else 1) as pool:  # hashing lets other threads run
+            return list(pool.map(record, range(len(slides))))
 
 
 def read_coordinates(path: Path, row_group: int, footer: pq.FileMetaData) -> npt.NDArray[np.int32]:
@@ -186,13 +219,13 @@ class _OpenShard:
                 write_page_index=True,
             )
 
-    def add(self, bag: SlideBag, embedding: npt.NDArray[np.float16], xy: npt.NDArray[np.int32]) -> None:
-        """Append one row group: `embedding` (N, dim) and `xy` (N, 2), both checked and C-contiguous."""
-        num_patches = len(embedding)
+    def add(self, bag: _Checked) -> None:
+        """Append one row group."""
+        embedding, xy, num_patches = bag.embedding, bag.xy, len(bag.embedding)
         flat = pa.Array.from_buffers(pa.float16(), embedding.size, [None, pa.py_buffer(embedding)])
         columns = [
-            pa.repeat(bag.slide_id, num_patches),
-            pa.repeat(bag.case_id, num_patches),
+            pa.repeat(bag.slide["slide_id"], num_patches),
+            pa.repeat(bag.slide["case_id"], num_patches),
             pa.array(np.ascontiguousarray(xy[:, 0])),
             pa.array(np.ascontiguousarray(xy[:, 1])),
             pa.FixedSizeListArray.from_arrays(flat, type=self._embedding_type),
@@ -200,19 +233,7 @@ class _OpenShard:
         with self._writing():
             self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema), row_group_size=num_patches)
         self.num_bytes += embedding.nbytes
-        self._slides.append(
-            {
-                "slide_id": bag.slide_id,
-                "case_id": bag.case_id,
-                "num_patches": num_patches,
-                "bag_sha256": hashlib.sha256(embedding.data).hexdigest(),
-                "xy_sha256": hashlib.sha256(xy.data).hexdigest(),
-                "source_sha256": bag.source_sha256,
-                "patch_size_px": int(bag.patch_size_px),
-                "mpp": None if bag.mpp is None else float(bag.mpp),
-                "magnification": None if bag.magnification is None else float(bag.magnification),
-            }
-        )
+        self._slides.append(bag.slide)
 
     def publish(self) -> list[BagRecord]:
         """Finish the file, read it back in full, give it its content's name, and return its records."""

@@ -42,7 +42,7 @@ def provenance(name: str, description: str, sql_type: str = "VARCHAR") -> Column
     return Column(name, sql_type, description, role="provenance", known_at="ingest", is_required=True)
 
 
-MODALITIES = ("clinical", "rna", "copy_number", "mutations", "report", "slide")
+MODALITIES = ("clinical", "rna", "copy_number", "protein", "mutations", "report", "slide")
 ENDPOINTS = ("os", "dss", "dfi", "pfi")
 STATES = ("present", "absent", "failed_check", "withdrawn")
 
@@ -79,6 +79,31 @@ EVENT = Column(
     known_at="end of follow-up",
     is_required=True,
 )
+FOLLOW_UP_END = Column(
+    "follow_up_end_days",
+    "DOUBLE",
+    "Time from time zero to the end of everybody's follow-up (administrative censoring): nothing after it counts. Empty where "
+    "the contract declares none. Its date is not kept: with the time it would tell when the case was diagnosed.",
+    unit="days",
+    role="outcome",
+    known_at="end of follow-up",
+    minimum=0.0,
+)
+SUITABILITY = Column(
+    "suitability",
+    "VARCHAR",
+    "How well the endpoint suits the project, as published.",
+    role="provenance",
+    known_at="ingest",
+    allowed=("recommended", "usable", "caution", "not_recommended", "not_available"),
+    is_required=True,
+)
+ENDPOINT_NOTE = provenance("note", "Why, in the contract's words.")
+CITATION = provenance("citation", "Where it was published.")
+
+SAMPLE_ID = key("sample_id", "Sample identifier as the source has it.")
+SAMPLE_TYPE = Column("sample_type", "VARCHAR", "Type of the sample as the contract maps it, for example Primary Tumor.")
+ALIQUOT_ID = key("aliquot_id", "Identifier of an aliquot of the sample, where the source lists them.", is_required=False)
 
 ALIAS = key("alias", "Another identifier of the same person; cases that share one are one person.")
 ALIAS_SOURCE = key("source", "Whose identifier the alias is, as the contract declares it.")
@@ -120,7 +145,7 @@ PANEL_ID = key("panel_id", "Content hash of modality, unit and the ordered featu
 VALUES = Column("values", "FLOAT[]", "One value per panel position; NaN where the source has none.", is_required=True)
 MODALITY = Column("modality", "VARCHAR", "Input modality.", role="key", allowed=MODALITIES, is_required=True)
 POSITION = Column("position", "INTEGER", "0-based position in the panel's vectors.", role="key", is_required=True)
-FEATURE = key("feature", "Gene symbol or chromosome arm at this position.")
+FEATURE = key("feature", "Gene symbol, chromosome arm or protein at this position.")
 PANEL_UNIT = Column("unit", "VARCHAR", "Unit of the panel's values as the contract declares it.")
 LOOKUP = key("feature_lookup", "The feature in small letters: what it is looked up by.")
 CASE_VALUES = Column(
@@ -170,6 +195,14 @@ FOLD = Column("fold", "INTEGER", "Fold in which the case is held out.", role="ke
 
 FOUND = Column("found", "VARCHAR", "The offending value as found.", role="provenance")
 FOUND_ID = Column("case_id_found", "VARCHAR", "Case identifier exactly as found in the source.", role="provenance")
+EFFECT = Column(
+    "effect",
+    "VARCHAR",
+    "What became of the row: rejected; left out, as the contract declares; or kept, with what was found.",
+    role="provenance",
+    known_at="ingest",
+    allowed=("rejected", "left_out", "kept"),
+)
 TABLE_NAME = key("table_name", "Table the row was meant for.")
 PATH = provenance("path", "Path of the source, relative to the landing folder.")
 NUM_BYTES = Column("num_bytes", "BIGINT", "Size of the source.", unit="bytes", role="provenance", is_required=True)

@@ -65,6 +65,10 @@ class ErasureError(MiceError):
     """A case cannot be erased, or an erased one would come back (its rows, or without the key nobody could tell)."""
 
 
+class DeidentifyError(MiceError):
+    """A cohort cannot be de-identified: the key is gone or another, or an identifier would be stored."""
+
+
 class BagFileError(MiceError):
     """A bag shard is not laid out as docs/bags.md demands (wrong encoding, pages, offsets or counts)."""
 
@@ -87,3 +91,35 @@ class StudyError(MiceError):
 
 class QueryError(MiceError):
     """An analyst's SQL was refused or failed; the message says why."""
+
+
+class GdcError(MiceError):
+    """The GDC refused a request, or answered with what its documentation does not describe."""
+
+
+class GdcMissingError(GdcError):
+    """The GDC has nothing under the address asked for."""
+
+
+class GdcUnavailableError(GdcError):
+    """The GDC did not answer, broke off, or asked to come back later: the same request may succeed in a while."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ManifestError(MiceError):
+    """A manifest is malformed, or names files that must not be written."""
+
+
+class DownloadError(MiceError):
+    """A file cannot be downloaded, or is not the one that was announced."""
+
+
+class DownloadStoppedError(DownloadError):
+    """Downloading was told to stop; what has arrived stays and is gone on with the next time."""
+
+
+class ArchiveError(MiceError):
+    """An archive is damaged, or holds what must not be unpacked."""

@@ -68,6 +68,16 @@ class Home:
         return self.root / "reports"
 
     @property
+    def cohorts(self) -> Path:
+        """Contracts that this installation has beside the shipped ones (added_cohorts.py)."""
+        return self.root / "cohorts"
+
+    @property
+    def studies(self) -> Path:
+        """Studies that this installation has beside the shipped ones."""
+        return self.root / "studies"
+
+    @property
     def landing(self) -> Path:
         """Landing folders the platform makes itself (the synthetic cohort)."""
         return self.root / "landing"

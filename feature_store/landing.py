@@ -1,7 +1,8 @@
-"""Where a contract's sources lie: the landing folder it is given, or one the platform makes. Nothing is read here."""
+"""Where a contract's sources lie: a landing folder that somebody names, or one the platform makes. Nothing is read here."""
 
 from pathlib import Path
 
+from feature_store.added_cohorts import added_landing
 from feature_store.contract import Contract
 from feature_store.errors import LandingMissingError
 from feature_store.home import Home
@@ -9,7 +10,7 @@ from feature_store.synthetic import SyntheticConfig, write_landing
 
 
 def landing_folder(contract: Contract, home: Home, data: Path | None) -> Path:
-    """Return the landing folder of a contract, making it first where the contract says how.
+    """Return the landing folder of a contract: made first where the contract says how, else that it was added with, else `data`.
 
     Raises LandingMissingError if the contract's sources come from outside and no folder is given or there.
     """
@@ -17,9 +18,10 @@ def landing_folder(contract: Contract, home: Home, data: Path | None) -> Path:
         config = SyntheticConfig(**contract.generator.model_dump())
         home.landing.mkdir(parents=True, exist_ok=True)
         return write_landing(home.landing / contract.name, config)
-    if data is None or not data.is_dir():
+    folder = added_landing(home, contract.name) or data
+    if folder is None or not folder.is_dir():
         raise LandingMissingError(
-            f"contract {contract.name}: landing folder {data}, expected a folder with its source files. "
-            "Set MICE_DATA, or pass DATA=<folder> to make."
+            f"contract {contract.name}: landing folder {folder}, expected a folder with its source files. "
+            "Set MICE_DATA, pass DATA=<folder> to make, or add the cohort with its folder (mice cohort add)."
         )
-    return data.resolve()
+    return folder.resolve()

@@ -1,33 +1,40 @@
-"""Source files as they lie in a landing folder: finding, fingerprinting, and reading tables of any format as text.
+"""Source files as they lie in a landing folder: finding and fingerprinting them, and reading tables of any format as text.
 
-Every column comes back as text, so that `001` stays `001`; turning text into values is the contract's business (ingest/).
+Which reader a file's ending asks for is said here; the readers are file_tables.py, json_tables.py and parquet_text.py. Every
+column comes back as text, so that `001` stays `001`; turning text into values is the contract's business (ingest/).
 A text that was cut short does not show it, so a landing folder may list its files in SHA256SUMS; then they are held against it.
 """
 
 import csv
-import gzip
 import hashlib
-import io
 import re
-import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import fastexcel
 import polars as pl
 
+from feature_store.contract.formats import TableFormat
 from feature_store.errors import ColumnMissingError, LandingMissingError, SourceFormatError
+from feature_store.file_tables import read_r, read_sheet, read_text, unpacked, with_decimal_points
+from feature_store.json_tables import MAX_BYTES, RECORD, Records, read_records
 from feature_store.parquet_text import read_as_text
-from feature_store.short_rows import refuse_short_rows
+from feature_store.progress import tracked
 
 # What `sha256sum` writes and `sha256sum -c` reads: the digest, two signs, the path relative to the landing folder.
 CHECKSUMS = "SHA256SUMS"
 _CHECKSUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(.+)")
 # A landing table larger than this is refused rather than read: the largest real one here is 13 MB unpacked.
 MAX_UNPACKED_BYTES = 4 * 1024**3
+_JSON = {".json": False, ".jsonl": True, ".ndjson": True}  # whether every line is a record
+_TAB_SEPARATED = {".tsv", ".txt", ".maf"}
+# More files than these are hashed with progress shown.
+_FEW = 100
 # What readers of damaged or hostile files raise.
 _UNREADABLE = (
     pl.exceptions.PolarsError,
@@ -68,16 +75,28 @@ def find(landing: Path, pattern: str) -> list[SourceFile]:
             f"landing folder {landing}: no file matches {pattern!r}, expected at least one. "
             "Check that the download is complete and that the contract's path is right."
         )
-    files = [fingerprint(landing, path) for path in paths]
-    checksums = landing / CHECKSUMS
-    if checksums.is_file():
+    shown = tracked(paths, f"fingerprints of {pattern}", len(paths)) if len(paths) > _FEW else paths
+    return [checked(landing, path) for path in shown]
+
+
+def checked(landing: Path, path: Path) -> SourceFile:
+    """Return the file, fingerprinted. Raises SourceFormatError for one that is not as the folder's SHA256SUMS lists it."""
+    file, checksums = fingerprint(landing, path), landing / CHECKSUMS
+    if file.relative != CHECKSUMS and checksums.is_file():
         listed = _listed(checksums, checksums.stat().st_mtime_ns)
-        for file in files:
-            if file.relative != CHECKSUMS and listed.get(file.relative) != file.sha256:
-                found = f"sha256 {file.sha256[:12]}" if file.relative in listed else "not listed"
-                expected = f"{listed.get(file.relative, '')[:12] or 'an entry'} of {CHECKSUMS}"
-                raise SourceFormatError(f"source {file.relative}: {found}, expected {expected}. Fetch the file again.")
-    return files
+        if listed.get(file.relative) != file.sha256:
+            found = f"sha256 {file.sha256[:12]}" if file.relative in listed else "not listed"
+            expected = f"{listed.get(file.relative, '')[:12] or 'an entry'} of {CHECKSUMS}"
+            raise SourceFormatError(f"source {file.relative}: {found}, expected {expected}. Fetch the file again.")
+    return file
+
+
+def is_below(path: Path, folder: Path) -> bool:
+    """Say whether there is a file at a path that a table gave, and it lies in the folder."""
+    try:
+        return path.is_file() and path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):  # a name that no file system takes
+        return False
 
 
 @lru_cache(maxsize=16)
@@ -106,26 +125,69 @@ def _sha256(path: Path, _num_bytes: int, _mtime_ns: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def read_table(source: SourceFile, sheet: str | None = None) -> pl.DataFrame:
-    """Read CSV, TSV (plain, gzip, or the only member of a zip), XLSX, Parquet or RDS with every column as text.
+def read_table(source: SourceFile, form: TableFormat | None = None) -> pl.DataFrame:
+    """Read CSV, TSV, MAF or JSON (plain, gzip, or the only member of a zip), XLSX, Parquet, RDS or RDA with every column as text.
 
-    Raises SourceFormatError naming the file and what was wrong.
+    Raises SourceFormatError naming the file and what was wrong, ColumnMissingError for a column of `form.where`.
     """
-    suffixes = "".join(source.path.suffixes[-2:]).lower()
+    form, kind = form or TableFormat(), _kind(source)
+    with _readable(source):
+        if kind == ".parquet":
+            frame = read_as_text(source.path, MAX_UNPACKED_BYTES)
+        elif kind in {".xlsx", ".xls"}:
+            frame = read_sheet(source.path, form.sheet)
+        elif kind in {".rds", ".rda"}:
+            frame = read_r(source.path)
+        elif kind in _JSON:
+            frame = _records(source, form, ()).main.drop(RECORD)
+        else:
+            separator = form.separator or ("\t" if kind in _TAB_SEPARATED else ",")
+            frame = read_text(unpacked(source.path, MAX_UNPACKED_BYTES), separator, form, MAX_UNPACKED_BYTES)
+        if form.decimal == ",":
+            frame = with_decimal_points(frame)
+    return meant(frame, form, source)
+
+
+def read_nested(source: SourceFile, form: TableFormat, lists: Sequence[str]) -> Records:
+    """Read JSON with lists inside its records. Raises SourceFormatError as read_table does, and for a file of another kind."""
+    with _readable(source):
+        if _kind(source) not in _JSON:
+            raise ValueError("only JSON has nested lists")
+        return _records(source, form, lists)
+
+
+def meant(frame: pl.DataFrame, form: TableFormat, source: SourceFile) -> pl.DataFrame:
+    """Return a table with its optional columns, and without the rows that `form.where` leaves out."""
+    frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in form.optional_columns if name not in frame.columns)
+    require_columns(frame, list(form.where), source)
+    return frame.filter(True, *(pl.col(name).str.strip_chars().is_in(values) for name, values in form.where.items()))
+
+
+def _records(source: SourceFile, form: TableFormat, lists: Sequence[str]) -> Records:
+    return read_records(
+        unpacked(source.path, min(MAX_UNPACKED_BYTES, MAX_BYTES)),
+        form.encoding,
+        form.records,
+        is_lines=_JSON[_kind(source)],
+        lists=lists,
+        max_bytes=MAX_UNPACKED_BYTES,
+    )
+
+
+def _kind(source: SourceFile) -> str:
+    """Return the ending that says how a file is written, without how it is packed."""
+    return PurePath(source.path.name.lower().removesuffix(".gz").removesuffix(".zip")).suffix
+
+
+@contextmanager
+def _readable(source: SourceFile) -> Iterator[None]:
     try:
-        if suffixes.endswith(".parquet"):
-            return read_as_text(source.path, MAX_UNPACKED_BYTES)
-        if suffixes.endswith((".xlsx", ".xls")):
-            return _read_sheet(source.path, sheet)
-        if suffixes.endswith(".rds"):
-            return _read_rds(source.path)
-        separator = "\t" if ".tsv" in suffixes or ".txt" in suffixes else ","
-        return _read_text(_unpacked(source.path), separator)
+        yield
     except _UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SourceFormatError(
-            f"source {source.relative}: unreadable as {suffixes.lstrip('.')} ({reason}), expected a table. "
-            "Fetch the file again or correct the contract's layout."
+            f"source {source.relative}: unreadable as {''.join(source.path.suffixes[-2:]).lower().lstrip('.')} ({reason}), "
+            "expected a table. Fetch the file again or correct the contract's layout."
         ) from error
 
 
@@ -139,54 +201,3 @@ def require_columns(frame: pl.DataFrame, names: list[str], source: SourceFile) -
             f"source {source.relative}: no column {absent[:5]}, expected it by the contract{hint}. "
             "If the source renamed it, change the contract."
         )
-
-
-def _unpacked(path: Path) -> bytes:
-    if path.suffix == ".gz":
-        with gzip.open(path) as stream:
-            data = stream.read(MAX_UNPACKED_BYTES + 1)
-    elif path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
-            if len(members) != 1:
-                raise ValueError(f"{len(members)} members in the archive, expected exactly one table")
-            with archive.open(members[0]) as stream:
-                data = stream.read(MAX_UNPACKED_BYTES + 1)
-    else:
-        data = path.read_bytes()
-    if len(data) > MAX_UNPACKED_BYTES:
-        raise ValueError(f"over {MAX_UNPACKED_BYTES:,} bytes unpacked")
-    return data
-
-
-def _read_text(data: bytes, separator: str) -> pl.DataFrame:
-    frame = _once_named(pl.read_csv(io.BytesIO(data), separator=separator, infer_schema=False))
-    refuse_short_rows(data, separator, frame, MAX_UNPACKED_BYTES)
-    return frame
-
-
-def _once_named(frame: pl.DataFrame) -> pl.DataFrame:
-    """Refuse a header that names a column twice: polars would rename the second, and a contract would never see it."""
-    names = set(frame.columns)
-    renamed = {re.sub(r"_duplicated_\d+$", "", column) for column in frame.columns if "_duplicated_" in column}
-    repeated = sorted((renamed & names) - {""})
-    if repeated:
-        raise ValueError(f"columns {repeated[:5]} occur twice in the header")
-    return frame
-
-
-def _read_sheet(path: Path, sheet: str | None) -> pl.DataFrame:
-    frame = pl.read_excel(path, sheet_name=sheet, infer_schema_length=0)
-    return frame.select(pl.all().cast(pl.String))
-
-
-def _read_rds(path: Path) -> pl.DataFrame:
-    import rdata  # noqa: PLC0415 - slow to import (xarray), and needed by few contracts
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # rdata warns of every R attribute it does not map
-            table = rdata.read_rds(path)
-        return pl.from_pandas(table.rename(columns=str)).select(pl.all().cast(pl.String))
-    except Exception as error:  # a damaged file makes its parser fail with whatever Python raises
-        raise ValueError(f"no data frame of R: {error!r}") from error

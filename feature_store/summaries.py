@@ -13,8 +13,13 @@ def row_counts(staged: Staged, cohort: str) -> dict[str, int]:
 
 
 def quarantine_reasons(staged: Staged, cohort: str, most: int = 30) -> list[tuple[str, str, int]]:
-    """Return (table, reason, rows) of the cohort's rejections and the contract's unassigned ones, most frequent first."""
+    """Return (table, reason, rows) of what the cohort has in quarantine, and the contract unassigned, most frequent first.
+
+    A reason says so if its rows were not rejected but left out as the contract declares, or kept.
+    """
+    effect = pl.when(pl.col("effect") == "rejected").then(pl.lit("")).otherwise(pl.format(" ({})", "effect"))
     found = staged.table("quarantine", [cohort, staged.unassigned])
+    found = found.with_columns(reason=pl.col("reason") + effect.str.replace("_", " "))
     counted = found.group_by("table_name", "reason").len("rows").sort("rows", "table_name", descending=[True, False])
     return counted.head(most).rows()
 

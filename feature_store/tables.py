@@ -92,7 +92,24 @@ CASE_ALIASES = Table(
     ("case_id", "alias", "source"),
     (*_ID, c.ALIAS, c.ALIAS_SOURCE, c.SOURCE),
 )
-ENDPOINTS = Table("endpoints", "case and endpoint", ("case_id", "endpoint"), (*_ID, c.ENDPOINT, c.DURATION, c.EVENT, c.SOURCE))
+ENDPOINTS = Table(
+    "endpoints",
+    "case and endpoint",
+    ("case_id", "endpoint"),
+    (*_ID, c.ENDPOINT, c.DURATION, c.EVENT, c.FOLLOW_UP_END, c.SOURCE),
+)
+ENDPOINT_NOTES = Table(
+    "endpoint_notes",
+    "project, cancer type and endpoint: how well the endpoint suits it, as published",
+    ("cohort", "project_id", "cancer_type", "endpoint"),
+    (c.COHORT, c.PROJECT_ID, c.CANCER_TYPE, c.ENDPOINT, c.SUITABILITY, c.ENDPOINT_NOTE, c.CITATION),
+)
+SAMPLES = Table(
+    "samples",
+    "case, sample and aliquot",
+    ("case_id", "sample_id", "aliquot_id"),
+    (*_ID, c.SAMPLE_ID, c.SAMPLE_TYPE, c.ALIQUOT_ID, c.SOURCE),
+)
 CLINICAL = Table(
     "clinical",
     "case: baseline clinical variables",
@@ -113,6 +130,7 @@ RNA = Table(
     row_group_rows=64,  # measured: DuckDB takes twice as long to write 20,000 genes in one group (benchmarks/store.py)
 )
 COPY_NUMBER = Table("copy_number", "case and panel", ("case_id", "panel_id"), (*_ID, c.PANEL_ID, c.VALUES, c.SOURCE))
+PROTEIN = Table("protein", "case and panel", ("case_id", "panel_id"), (*_ID, c.PANEL_ID, c.VALUES, c.SOURCE))
 GENE_PANELS = Table(
     "gene_panels",
     "panel position, per cohort that uses the panel",
@@ -172,9 +190,9 @@ MODALITY_MATRIX = Table("modality_matrix", "case and modality", ("case_id", "mod
 FOLDS = Table("folds", "case and split", ("case_id", "split"), (*_ID, c.SPLIT, c.FOLD))
 QUARANTINE = Table(
     "quarantine",
-    "rejected source row",
+    "source row that was rejected or left out, or kept with a finding",
     (),
-    (c.COHORT, c.TABLE_NAME, c.PATH, c.FOUND_ID, c.FOUND, c.REASON),
+    (c.COHORT, c.TABLE_NAME, c.PATH, c.FOUND_ID, c.FOUND, c.REASON, c.EFFECT),
 )
 SOURCES = Table(
     "sources",
@@ -250,10 +268,13 @@ COHORT_TABLES = (
     CASES,
     CASE_ALIASES,
     ENDPOINTS,
+    ENDPOINT_NOTES,
     CLINICAL,
     FOLLOW_UP,
+    SAMPLES,
     RNA,
     COPY_NUMBER,
+    PROTEIN,
     GENE_PANELS,
     RNA_BY_FEATURE,
     COPY_NUMBER_BY_FEATURE,

@@ -28,6 +28,8 @@ _FEATURE_TABLES = (
     "cases", "endpoints", "clinical", "rna", "copy_number", "gene_panels", "mutations", "reports", "slides", "patch_bags",
     "modality_matrix", "folds",
 )  # fmt: skip
+# The modalities that a training set has a part for; of what else a cohort may have (protein), training knows nothing.
+_MODALITIES = ("clinical", "rna", "copy_number", "mutations", "report", "slide")
 CLINICAL_FEATURES = ("age_at_diagnosis_years", "sex", "stage", "grade")
 
 
@@ -56,7 +58,7 @@ class TrainingSet:
     `cases`: case_id, cohort, cancer_type, site, fold (null where the split has no place for the case).
     `duration_days` (n,) > 0, `event_observed` (n,). `clinical`: baseline columns, row-aligned with `cases`.
     `reports`: the case's texts joined, or None. `bags`: the case's bags, slides in order of their ids.
-    `missing_modalities`: what the modality matrix does not call present, comma-separated, '' if nothing.
+    `missing_modalities`: which of these the modality matrix does not call present, comma-separated, '' if none.
     """
 
     training_set_id: str
@@ -219,7 +221,9 @@ def _bags(connection: duckdb.DuckDBPyConnection, num_cases: int, encoder: str | 
 def _missing_modalities(connection: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
     missing = _frame(
         connection,
-        "SELECT row, coalesce(string_agg(modality, ',' ORDER BY modality) FILTER (state <> 'present'), '') AS missing "
+        "SELECT row, coalesce(string_agg(modality, ',' ORDER BY modality) "
+        "FILTER (state <> 'present' AND list_contains($modalities, modality)), '') AS missing "
         "FROM chosen LEFT JOIN modality_matrix USING (cohort, case_id) GROUP BY row ORDER BY row",
+        {"modalities": list(_MODALITIES)},
     )
     return tuple(missing["missing"])

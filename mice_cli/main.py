@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mice_cli.cohort_command import cohort
 from mice_cli.doctor_command import doctor
 from mice_cli.erase_command import erase
+from mice_cli.gdc_command import gdc
 from mice_cli.lineage_command import lineage
 from mice_cli.maintain_command import maintain, pin, unpin
 from mice_cli.snapshots_command import diff, snapshots
@@ -20,13 +22,15 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 for command in (sql, snapshots, pin, unpin, diff, lineage, verify, doctor, maintain, erase):
     app.command(command.__name__)(command)
+app.add_typer(cohort, name="cohort")
+app.add_typer(gdc, name="gdc")
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="The installation's folder (default: MICE_HOME or .mice).")]
 
 
 @app.command()
 def run(
-    study: Annotated[str, typer.Option(help="Name of a file in studies/.")],
+    study: Annotated[str, typer.Option(help="Name of a file in <home>/studies/ or studies/, without .yaml.")],
     data: Annotated[Path | None, typer.Option(help="Landing folder for cohorts from outside.")] = None,
     home: HomeOption = None,
     *,
@@ -51,7 +55,7 @@ def _run_study(platform: "Platform") -> None:
     from mice_cli.results import result_line, result_table
     from mice_model.study import load_study
 
-    wanted = load_study(Path(platform.studies_folder) / f"{platform.study}.yaml")
+    wanted = load_study(platform.study_file)
     names = [name for name, contract in platform.contracts.items() if contract.name in wanted.contracts]
     with open_instance(platform.home.dagster) as instance:
         materialize_cohorts(platform, instance, names)

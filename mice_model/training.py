@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from feature_store.errors import MiceError
 from feature_store.progress import tracked
+from feature_store.read_ahead import read_ahead
 from mice_model.batch import Batch
 from mice_model.data import FoldData
 from mice_model.evaluation import TrainingCurve
 from mice_model.losses import total_loss
 from mice_model.metrics import concordance_index
 from mice_model.model import MICE
-from mice_model.read_ahead import read_ahead
 from mice_model.study import TrainConfig
 
 logger = logging.getLogger(__name__)

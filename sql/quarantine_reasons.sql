@@ -1,12 +1,13 @@
--- purpose: Why rows of the sources were rejected, most frequent first.
--- grain: cohort, table and reason
+-- purpose: Why rows of the sources were rejected or left out, or kept with a finding; most frequent first.
+-- grain: cohort, table, effect and reason
 -- parameters:
 --   $cohort (text, optional): Only this cohort, and what its contract could assign to none.
 -- columns:
 --   cohort: Cohort; `<contract>:unassigned` where the row belongs to none.
 --   table_name: Table the rows were meant for.
---   reason: Why they were rejected.
---   num_rows: Rejected rows.
+--   effect: What became of them: rejected, left out as the contract declares, or kept.
+--   reason: Why.
+--   num_rows: Rows.
 --   num_ids: Distinct identifiers among them.
 --   example_id: One of the identifiers, exactly as found.
 --   example_path: A source it was found in, relative to the landing folder.
@@ -16,6 +17,7 @@ WITH contracts AS (
 SELECT
     cohort,
     table_name,
+    effect,
     reason,
     count(*) AS num_rows,
     count(DISTINCT case_id_found) AS num_ids,
@@ -23,5 +25,5 @@ SELECT
     min(path) AS example_path
 FROM quarantine
 WHERE $cohort::VARCHAR IS NULL OR cohort = $cohort::VARCHAR OR cohort IN (SELECT scope FROM contracts)
-GROUP BY cohort, table_name, reason
-ORDER BY num_rows DESC, cohort, table_name, reason
+GROUP BY cohort, table_name, effect, reason
+ORDER BY num_rows DESC, cohort, table_name, effect, reason

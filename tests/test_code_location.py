@@ -33,7 +33,8 @@ def test_definitions_are_complete():
         "landing", "staged_cohort", "store/cases", "store/endpoints", "store/clinical", "store/rna", "store/copy_number",
         "store/gene_panels", "store/mutations", "store/reports", "store/slides", "store/patch_bags", "store/modality_matrix",
         "store/folds", "store/quarantine", "store/sources", "store/case_aliases", "store/follow_up", "store/feature_mapping",
-        "store/rna_by_feature", "store/copy_number_by_feature", "training_snapshot", "pretrained_networks", "finetuned_networks",
+        "store/rna_by_feature", "store/copy_number_by_feature", "store/protein", "store/endpoint_notes", "store/samples",
+        "training_snapshot", "pretrained_networks", "finetuned_networks",
         "evaluation", "store/predictions",
     }  # fmt: skip
     assert {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")} == {"ingest_cohort", "train_study"}

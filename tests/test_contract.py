@@ -74,18 +74,18 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("cases.cohort", {"columns": ["a"], "map": {}}, r"cases\.cohort\.map\.?.*at least 1"),
         ("cases.cancer_type", {"columns": ["a"], "lower": True, "map": {"A": "a"}}, r"cases\.cancer_type: .*exclude each other"),
         ("cases.fills_gaps", True, r"cases\.fills_gaps: Extra inputs"),
-        ("rna.0.fills_gaps", True, r"rna\.0\.fills_gaps: Extra inputs"),
-        ("rna.0.features", ".+_rnaseq", r"rna\.0\.features: .*exactly one group"),
+        ("rna.0.fills_gaps", True, r"rna\.0\.case_table\.fills_gaps: Extra inputs"),
+        ("rna.0.features", ".+_rnaseq", r"rna\.0\.case_table\.features: .*exactly one group"),
         ("clinical.columns.vital_status", {"columns": ["a"]}, r"clinical\.columns: .*vital_status.*no baseline columns"),
         ("clinical.columns.case_id", {"columns": ["a"]}, r"clinical\.columns: .*case_id.*no baseline columns"),
         ("endpoints.endpoints.relapse", {}, r"endpoints\.endpoints\.relapse"),
         ("endpoints.endpoints.os.unit", "weeks", r"endpoints\.endpoints\.os\.unit: Input should be 'days', 'months' or 'years'"),
         ("endpoints.endpoints.os.events", {0: False}, r"endpoints\.os\.events"),
-        ("slides.0.layout", "svs", r"slides\.0: .*trident_h5"),
-        ("slides.0.files", "slides/{slide}.h5", r"slides\.0\.trident_h5\.files: .*expected: {slide_id}"),
-        ("slides.0.files", "slides/{slide_id.h5", r"slides\.0\.trident_h5\.files: "),
-        ("slides.0.files", "slides/{slide_id!r}.h5", r"slides\.0\.trident_h5\.files: .*expected: {slide_id}"),
-        ("slides.0.encoder.dim", 0, r"slides\.0\.trident_h5\.encoder\.dim: Input should be greater"),
+        ("slides.0.layout", "svs", r"slides\.0: .*slide_table"),
+        ("slides.0.files", "slides/{slide}.h5", r"slides\.0\.slide_table\.files: .*expected: {slide_id}"),
+        ("slides.0.files", "slides/{slide_id.h5", r"slides\.0\.slide_table\.files: "),
+        ("slides.0.files", "slides/{slide_id!r}.h5", r"slides\.0\.slide_table\.files: .*expected: {slide_id}"),
+        ("slides.0.encoder.dim", 0, r"slides\.0\.slide_table\.encoder\.dim: Input should be greater"),
         ("splits.0.num_folds", 1, r"splits\.0\.random\.num_folds: Input should be greater"),
         ("splits.0.kind", "given", r"splits\.0\.given\.path: Field required"),
         ("splits.0.kind", "by eye", r"splits\.0: .*random.*site_preserved.*given"),
@@ -103,6 +103,60 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             {"path": "a.csv", "case_id": {"column": "a"}, "columns": {"sex": {"columns": ["b"]}}},
             r"follow_up\.columns: .*\['sex'\] are no post_treatment columns of follow_up, expected .*'treatment_response'",
         ),
+        ("cases.separator", "::", r"cases\.separator: String should match"),
+        ("cases.decimal", ";", r"cases\.decimal: Input should be '\.' or ','"),
+        ("cases.encoding", "base64", r"cases\.encoding: .*no text encoding"),
+        ("cases.encoding", "utf-9", r"cases\.encoding: .*no text encoding"),
+        ("cases.comment", "", r"cases\.comment: String should have at least 1"),
+        ("cases.where", {"kind": []}, r"cases\.where\.kind: Value should have at least 1"),
+        ("cases.nested", {"visits": []}, r"cases\.nested\.visits"),
+        ("cases.nested", {"a": "all", "a.b": "all"}, r"cases: .*nested: \['a\.b in a'\]"),
+        ("cases.pick", [{"column": "a"}], r"cases\.pick\.0: .*either prefer or order"),
+        ("cases.pick", [{"column": "a", "prefer": ["b"], "order": "first"}], r"cases\.pick\.0: .*either prefer or order"),
+        ("cases.pick", [{"column": "a", "order": "best"}], r"cases\.pick\.0\.order: Input should be 'lowest'"),
+        ("cases.cohort_from_path", {"extract": "[A-Z]+"}, r"cases\.cohort_from_path\.extract: .*exactly one group"),
+        ("clinical.columns.sex.unit", "days", r"clinical\.columns: .*\['sex'\] have no unit of time"),
+        ("clinical.columns.diagnosis_year.unit", "years", r"clinical\.columns: .*\['diagnosis_year'\] have no unit of time"),
+        ("clinical.columns.age_at_diagnosis_years.unit", "weeks", r"age_at_diagnosis_years\.unit: Input should be 'days'"),
+        ("endpoints.endpoints.os.unit", None, r"endpoints\.os: .*unit is needed with columns"),
+        ("endpoints.endpoints.os.duration", {"columns": []}, r"os\.duration: .*either columns, or all of from, to and format"),
+        ("endpoints.endpoints.os.duration", {"from": "a", "to": "b"}, r"os\.duration: .*either columns, or all of"),
+        (
+            "endpoints.endpoints.os.duration",
+            {"from": "a", "to": "b", "format": "%d.%m."},
+            r"os\.duration\.format: .*no format of a date",
+        ),
+        (
+            "endpoints.endpoints.os.duration",
+            {"from": "a", "to": "b", "format": "%d.%m.%Y"},
+            r"os: .*unit is needed with columns, and with columns only",
+        ),
+        ("endpoints.follow_up_end", {"unit": "days"}, r"follow_up_end: .*either date or column"),
+        ("endpoints.follow_up_end", {"date": "2018-12-31"}, r"follow_up_end: .*column and unit, or from and format"),
+        (
+            "endpoints.follow_up_end",
+            {"column": "a", "unit": "days", "from": "b", "format": "%Y-%m-%d"},
+            r"follow_up_end: .*column and",
+        ),
+        ("endpoints.follow_up_end", {"date": "soon", "from": "b", "format": "%Y-%m-%d"}, r"follow_up_end\.date: Input should be"),
+        (
+            "endpoints.suitability",
+            {"citation": "x", "notes": [{"endpoints": ["os"], "suitability": "fine", "note": "y"}]},
+            r"suitability\.notes\.0\.suitability: Input should be 'recommended'",
+        ),
+        (
+            "endpoints.suitability",
+            {"citation": "x", "notes": [{"endpoints": ["os", "os"], "suitability": "caution", "note": "y"}]},
+            r"suitability: .*\('all', 'os'\).*several notes",
+        ),
+        ("rna.0.layout", "star", r"rna\.0: .*'case_table', 'sample_files'"),
+        ("rna.0.layout", ["star"], r"rna\.0: "),
+        ("rna.0.layout", "sample_files", r"rna\.0\.sample_files\.gene: Field required"),
+        ("rna.0.plausible", [5, -5], r"rna\.0\.case_table: .*no range"),
+        ("rna.0.transform", "log", r"rna\.0\.case_table\.transform: Input should be 'none' or 'log2p1'"),
+        ("rna.0.gene_names", {"from": "a", "to": "b"}, r"rna\.0\.case_table: .*gene_names needs a path"),
+        ("reports.0.layout", "pdf", r"reports\.0: .*'report_table', 'documents'"),
+        ("mutations.0.layout", "maf", r"mutations\.0: .*'variant_table', 'variant_files', 'mutation_matrix'"),
         (
             "clinical.columns.treatment_response",
             {"columns": ["a"]},
@@ -145,6 +199,13 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"name: \xff\xfe\x00")
     with pytest.raises(ContractError, match=r"mine\.yaml: not valid YAML"):
         load_contract(path)
+
+
+@pytest.mark.parametrize("files", ["data.tsv", "{}", "{path!r}", "{path:>9}", "{path"])
+def test_the_place_of_a_cases_file_is_made_of_columns(tmp_path: Path, files: str) -> None:
+    source = {"layout": "documents", "path": "files.tsv", "case_id": {"column": "a"}, "files": files}
+    with pytest.raises(ContractError, match=r"reports\.0\.documents\.files: "):
+        load_contract(edited(tmp_path, "reports", [source]))
 
 
 def test_two_contracts_for_one_cohort(tmp_path: Path) -> None:

@@ -7,13 +7,15 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import Corrupt, read_table
+from gdc_landing import maf
 from ingesting import changed, first_case, ids, of_case, reasons, rejected, repeated, same_rows, state
 
 from feature_store.audit import audit
 from feature_store.contract import Contract
-from feature_store.contract.rules import SampleRule
-from feature_store.contract.sources import MutationMatrixSource
-from feature_store.errors import ColumnMissingError
+from feature_store.contract.feature_sources import MutationMatrixSource, VariantFilesSource
+from feature_store.contract.formats import TableFormat
+from feature_store.contract.rules import Identifier, PickKey
+from feature_store.errors import ColumnMissingError, SourceFormatError
 from feature_store.ingest.stage import Staged
 from feature_store.synthetic_files import write_table
 
@@ -70,23 +72,28 @@ def test_the_preferred_sample_is_kept_and_the_others_are_named(
 
     landing = corrupt({"rna.csv.gz": samples})
     first, second = read_table(landing / "rna.csv.gz")["case_id"].str.slice(0, 11).unique(maintain_order=True)[:2]
-    spec = synthetic_contract.rna[0].model_copy(update={"sample": SampleRule(extract="-([0-9]{2})[A-Z]?$", prefer=("01", "06"))})
+    of_sample = (
+        PickKey(column="case_id", extract="-([0-9]{2})[A-Z]?$", prefer=("01", "06")),
+        PickKey(column="case_id", extract="-[0-9]{2}([A-Z])$", order="first"),
+    )
+    spec = synthetic_contract.rna[0].model_copy(update={"pick": of_sample})
     staged = bare(landing, rna=(spec,))
     panel = staged.table("gene_panels").filter(pl.col("modality") == "rna").sort("position")["feature"].to_list()
     assert staged.table("rna").filter(of_case == first)["values"].item()[panel.index("EGFR")] == 2.0  # the row of 01A
-    assert sorted(zip(rejected(staged, "rna")["case_id_found"], reasons(staged, "rna"), strict=True)) == [
-        (f"{first}-01B", "another sample of the case was kept"),
-        (f"{first}-06", "another sample of the case was kept"),
-        (f"{first}-11", "sample type is none of 01, 06"),
-        (f"{second}-11", "sample type is none of 01, 06"),
+    counts = f" (counts: {first}-01A)"
+    assert sorted(rejected(staged, "rna").select("case_id_found", "found", "reason", "effect").rows()) == [
+        *(
+            (f"{first}-{kind}", f"{first}-{kind}{counts}", "another of the case counts", "left_out")
+            for kind in ("01B", "06", "11")
+        ),
+        (f"{second}-11", f"{second}-11", "case_id is none of 01, 06", "rejected"),
     ]
     assert state(staged, first, "rna") == ("present", None)
-    assert state(staged, second, "rna") == ("failed_check", "sample type is none of 01, 06")
+    assert state(staged, second, "rna") == ("failed_check", "case_id is none of 01, 06")
 
 
 def test_a_missing_sample_column_is_named(bare: Callable[..., Staged], synthetic_contract: Contract, clean_landing: Path) -> None:
-    rule = SampleRule(extract="-([0-9]{2})$", prefer=("01",))
-    spec = synthetic_contract.rna[0].model_copy(update={"sample": rule, "sample_column": "sample"})
+    spec = synthetic_contract.rna[0].model_copy(update={"pick": (PickKey(column="sample", order="first"),)})
     with pytest.raises(ColumnMissingError, match=r"no column \['sample'\]"):
         bare(clean_landing, rna=(spec,))
 
@@ -98,6 +105,65 @@ def test_two_rna_rows_of_a_case_without_a_sample_rule(corrupt: Corrupt, bare: Ca
     assert state(staged, case_id, "rna") == ("failed_check", "duplicate: rows of the same case contradict each other")
 
 
+def test_implausible_values_are_reported_and_stay(
+    corrupt: Corrupt, bare: Callable[..., Staged], synthetic_contract: Contract, clean: Staged
+) -> None:
+    far = {0: ("EGFR", "36893.3"), 1: ("EGFR", "51"), 2: ("MYC", "-50.5"), 3: ("MYC", "50")}
+
+    def spoil(frame: pl.DataFrame) -> pl.DataFrame:
+        for row, (gene, value) in far.items():
+            frame = changed(f"{gene}_rnaseq", value, at=row)(frame)
+        return frame
+
+    landing = corrupt({"rna.csv.gz": spoil})
+    spec = synthetic_contract.rna[0].model_copy(update={"plausible": (-50, 50)})
+    staged = bare(landing, rna=(spec,))
+    case_ids = [case_id[:11] for case_id in read_table(landing / "rna.csv.gz")["case_id"][:4]]
+    rows = rejected(staged, "rna").sort("found").select("cohort", "path", "case_id_found", "found", "reason", "effect").rows()
+    found = read_table(landing / "rna.csv.gz")["case_id"]
+    assert rows == [
+        (
+            "synthetic",
+            "rna.csv.gz",
+            found[0],
+            "EGFR: 2 values, the farthest 36893.3",
+            "values outside the plausible -50 to 50",
+            "kept",
+        ),
+        (
+            "synthetic",
+            "rna.csv.gz",
+            found[2],
+            "MYC: 1 values, the farthest -50.5",
+            "values outside the plausible -50 to 50",
+            "kept",
+        ),
+    ]
+    assert set(case_ids) <= set(ids(staged, "rna"))
+    assert [state(staged, case_id, "rna") for case_id in case_ids] == [("present", None)] * 4
+    assert staged.table("rna").height == clean.table("rna").height
+
+
+def test_a_logarithm_is_taken_where_declared_and_of_nothing_negative(
+    corrupt: Corrupt, bare: Callable[..., Staged], synthetic_contract: Contract
+) -> None:
+    counts = corrupt({"rna.csv.gz": lambda frame: frame.with_columns(pl.exclude("case_id").str.strip_prefix("-"))})
+    plain = bare(counts).table("rna").sort("case_id")["values"].list.to_array(80).to_numpy()
+    spec = synthetic_contract.rna[0].model_copy(update={"transform": "log2p1"})
+    logs = bare(counts, rna=(spec,)).table("rna").sort("case_id")["values"].list.to_array(80).to_numpy()
+    np.testing.assert_allclose(logs, np.log2(plain + 1), rtol=1e-6)
+    with pytest.raises(SourceFormatError, match=r"rna\.csv\.gz: -.* among the values, expected none under 0 for log2\(x \+ 1\)"):
+        bare(corrupt(), rna=(spec,))
+
+
+def test_protein_is_a_modality_of_its_own(bare: Callable[..., Staged], synthetic_contract: Contract, clean_landing: Path) -> None:
+    staged = bare(clean_landing, protein=(synthetic_contract.rna[0].model_copy(update={"unit": "RPPA"}),), rna=())
+    assert staged.table("protein").height > 0
+    assert staged.table("rna").is_empty()
+    assert set(staged.table("gene_panels")["modality"]) == {"protein", "copy_number"}
+    assert state(staged, ids(staged, "protein")[0], "protein") == ("present", None)
+
+
 def test_silent_variants_are_dropped_and_the_case_counts_as_sequenced(corrupt: Corrupt, bare: Callable[..., Staged]) -> None:
     landing = corrupt()
     path, case_id = landing / "mutations.csv", first_case(landing, "mutations.csv")
@@ -107,6 +173,33 @@ def test_silent_variants_are_dropped_and_the_case_counts_as_sequenced(corrupt: C
     assert "Silent" not in staged.table("mutations")["variant_classification"]
     assert case_id not in ids(staged, "mutations")
     assert state(staged, case_id, "mutations") == ("present", None)
+
+
+def test_a_maf_per_case_is_found_by_its_path(corrupt: Corrupt, bare: Callable[..., Staged]) -> None:
+    """Without a table of files the path tells the case; the barcode in the rows is not asked, and a file may have no row."""
+    landing = corrupt()
+    first, second, third = read_table(landing / "clinical.csv")["case_id"].sort()[:3]
+    (landing / "mafs").mkdir()
+    for case_id, variants in (
+        (first, [("TP53", "Missense_Mutation", "p.R175H")] * 2),
+        (second, []),
+        (third, [("MYC", "Silent", "")]),
+    ):
+        (landing / "mafs" / f"{case_id}.maf.gz").write_bytes(maf("of-another", *variants))
+    spec = VariantFilesSource(
+        layout="variant_files",
+        path="mafs/*.maf.gz",
+        case_id=Identifier(column="path", extract=r"/(.+)\.maf"),
+        file=TableFormat(comment="#"),
+        gene_symbol="Hugo_Symbol",
+        variant_classification="Variant_Classification",
+        protein_change="HGVSp_Short",
+        drop_classifications=("Silent",),
+    )
+    staged = bare(landing, mutations=(spec,))
+    assert staged.table("mutations").select("case_id", "gene_symbol", "protein_change").rows() == [(first, "TP53", "p.R175H")]
+    assert [state(staged, case_id, "mutations")[0] for case_id in (first, second, third)] == ["present"] * 3
+    assert f"mafs/{second}.maf.gz" in staged.table("sources")["path"]
 
 
 def test_a_variant_without_gene_is_rejected(corrupt: Corrupt, bare: Callable[..., Staged]) -> None:

@@ -93,8 +93,8 @@ def replaced(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[
 
 
 SPOILED: dict[str, tuple[Callable[[h5py.File, Path], None], str]] = {
-    "external link": (link_out, "features is ExternalLink"),
-    "soft link": (link_soft, "features is SoftLink"),
+    "external link": (link_out, "features is an external link"),
+    "soft link": (link_soft, "features is a soft link"),
     "external dataset": (external, "features is not plain data"),
     "virtual dataset": (virtual, "features is not plain data"),
     "object dtype": (objects, "features is not plain data"),
@@ -104,7 +104,7 @@ SPOILED: dict[str, tuple[Callable[[h5py.File, Path], None], str]] = {
     "nothing": (lambda file, _: file.pop("coords"), "coords is nothing"),
     "other width": (width, r"expected \(N, 32\)"),
     "no patches": (lambda file, _: [replaced(n, lambda v: v[:0])(file, _) for n in ("features", "coords")], "0 patches"),
-    "integers": (replaced("features", lambda v: v.astype("i4")), "types int32 and int64"),
+    "integers": (replaced("features", lambda v: v.astype("i4")), "features of type int32"),
     "NaN": (replaced("features", lambda v: np.full_like(v, np.nan)), "NaN or Inf"),
     "Inf": (replaced("features", lambda v: np.where(v > 1, np.inf, v).astype("f2")), "NaN or Inf"),
     "float16 overflow": (replaced("features", lambda v: v.astype("f4") * 1e6), "values beyond float16"),
@@ -148,7 +148,7 @@ def test_torn_and_flipped_slide_files_give_typed_errors_only(
     corrupt: Corrupt, slides: Callable[..., Staged], tmp_path: Path
 ) -> None:
     from feature_store.errors import BagInputError
-    from feature_store.ingest.trident import read_patches
+    from feature_store.ingest.patch_file import read_patches
 
     whole = slide_of(corrupt())[2].read_bytes()
     rng, path = np.random.default_rng(0), tmp_path / "torn.h5"

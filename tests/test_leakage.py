@@ -188,7 +188,7 @@ def test_no_table_that_training_reads_holds_later_knowledge() -> None:
         for column in BY_NAME[name].columns
         if column.role not in ("key", "baseline", "provenance") or column.known_at not in ("time zero", "ingest")
     ]
-    assert late == ["endpoints.duration_days", "endpoints.event_observed"]
+    assert late == ["endpoints.duration_days", "endpoints.event_observed", "endpoints.follow_up_end_days"]
     assert not {FOLLOW_UP.name, "predictions", "evaluations"} & set(training_set._FEATURE_TABLES)
 
 

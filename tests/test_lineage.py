@@ -75,6 +75,7 @@ def test_rows_come_with_their_source_files(home, case_id, dirty_landing):
         "clinical",
         "rna",
         "copy_number",
+        "protein",
         "mutations",
         "report",
         "slide",

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from feature_store.errors import LeakageError
+from feature_store.read_ahead import read_ahead
 from mice_model import training
 from mice_model.data import open_study
 from mice_model.protocol import Fit, Run, _fitted
-from mice_model.read_ahead import read_ahead
 from mice_model.study import Study, TrainConfig
 from mice_model.training import TrainingError, fit, predict
 

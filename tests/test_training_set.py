@@ -12,9 +12,9 @@ from conftest import Corrupt, read_table
 
 from feature_store.bag_reader import BagReader
 from feature_store.contract import Contract
+from feature_store.contract.feature_sources import VectorSource
 from feature_store.contract.rules import Value
 from feature_store.contract.slide_sources import PatchFolderSource
-from feature_store.contract.sources import VectorSource
 from feature_store.contract.splits import RandomSplit
 from feature_store.errors import LeakageError, SnapshotMissingError, StudyError
 from feature_store.home import Home

@@ -1,19 +1,21 @@
 """The contract as a whole: one model of all that `cohorts/<name>.yaml` may say."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
+from feature_store.contract.deidentify import Deidentify
+from feature_store.contract.feature_sources import AnyMutationSource, AnyReportSource, AnyVectorSource
 from feature_store.contract.fields import Fraction, Name
 from feature_store.contract.rules import CaseIdRule, Strict
-from feature_store.contract.slide_sources import SlideSource
+from feature_store.contract.slide_sources import SlideSource, refuse_mixed_encoders
 from feature_store.contract.sources import (
     AliasSource,
     CasesSource,
     ClinicalSource,
     EndpointsSource,
     FollowUpSource,
-    MutationSource,
-    ReportSource,
-    VectorSource,
+    SamplesSource,
 )
 from feature_store.contract.splits import SitePreservedSplit, Split
 
@@ -43,14 +45,18 @@ class Contract(Strict):
     cases: CasesSource
     aliases: tuple[AliasSource, ...] = ()
     clinical: ClinicalSource
+    more_clinical: tuple[ClinicalSource, ...] = ()
     follow_up: FollowUpSource | None = None
     endpoints: EndpointsSource
-    rna: tuple[VectorSource, ...] = ()
-    copy_number: tuple[VectorSource, ...] = ()
-    mutations: tuple[MutationSource, ...] = ()
-    reports: tuple[ReportSource, ...] = ()
+    samples: tuple[SamplesSource, ...] = ()
+    rna: tuple[AnyVectorSource, ...] = ()
+    copy_number: tuple[AnyVectorSource, ...] = ()
+    protein: tuple[AnyVectorSource, ...] = ()
+    mutations: tuple[AnyMutationSource, ...] = ()
+    reports: tuple[AnyReportSource, ...] = ()
     slides: tuple[SlideSource, ...] = ()
     splits: tuple[Split, ...] = Field(min_length=1)
+    deidentify: Deidentify | Literal[False] = False  # null is refused: it could be meant either way
     generator: Generator | None = None
 
     @model_validator(mode="before")
@@ -69,4 +75,5 @@ class Contract(Strict):
             raise ValueError(f"splits {repeated} have the same name, expected each once")
         if self.cases.site is None and any(isinstance(split, SitePreservedSplit) for split in self.splits):
             raise ValueError("a site_preserved split needs cases.site")
+        refuse_mixed_encoders(self.slides)
         return self

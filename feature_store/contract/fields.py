@@ -1,5 +1,6 @@
 """The kinds of text a contract's fields may hold: names, patterns, paths below the landing folder. Checks only."""
 
+import codecs
 import re
 import string
 from pathlib import PurePosixPath
@@ -41,17 +42,41 @@ def _is_below_landing(path: str) -> str:
     return path
 
 
+def _placeholders(template: str) -> set[tuple[str | None, ...]]:
+    try:
+        return {part[1:] for part in string.Formatter().parse(template) if part[1] is not None}
+    except ValueError as error:
+        raise ValueError(f"{template!r}: {error}") from error
+
+
 def _fills(*names: str) -> AfterValidator:
     def check(template: str) -> str:
-        try:
-            found = {tuple(part[1:]) for part in string.Formatter().parse(template) if part[1] is not None}
-        except ValueError as error:
-            raise ValueError(f"{template!r}: {error}") from error
-        if found != {(name, "", None) for name in names}:
+        if _placeholders(template) != {(name, "", None) for name in names}:
             raise ValueError(f"{template!r} has other placeholders than expected: {', '.join(f'{{{name}}}' for name in names)}")
         return template
 
     return AfterValidator(check)
+
+
+def _fills_columns(template: str) -> str:
+    found = _placeholders(template)
+    if not found or any(not part[0] or part[1:] != ("", None) for part in found):
+        raise ValueError(f"{template!r} names no columns, expected the file's place as a table has it, like {{path}}")
+    return template
+
+
+def _is_text_encoding(name: str) -> str:
+    try:
+        "".encode(codecs.lookup(name).name)
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"{name!r} is no text encoding ({error})") from error
+    return name
+
+
+def _is_date_format(text: str) -> str:
+    if not all(any(sign in text for sign in signs) for signs in (("%Y", "%y"), ("%m", "%b", "%B"), ("%d", "%e"))):
+        raise ValueError(f"{text!r} is no format of a date, expected one with year, month and day, like %Y-%m-%d")
+    return text
 
 
 # The name becomes a folder under staging/, whose neighbours a later staging removes.
@@ -60,7 +85,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 LandingPath = Annotated[str, AfterValidator(_is_below_landing)]
 SlideFiles = Annotated[LandingPath, _fills("slide_id")]
+CaseFiles = Annotated[str, AfterValidator(_fills_columns)]
 FoldFiles = Annotated[LandingPath, _fills("cancer_type", "fold")]
+Separator = Annotated[str, StringConstraints(pattern=r"^[\x20-\x7e\t]$")]
+Encoding = Annotated[str, AfterValidator(_is_text_encoding)]
+DateFormat = Annotated[str, AfterValidator(_is_date_format)]
 # Over column names (Python's engine), and over the values in a column (polars').
 ColumnPattern = Annotated[str, AfterValidator(_has_one_group)]
 ValuePattern = Annotated[str, AfterValidator(_runs_on_values)]

@@ -22,11 +22,11 @@ def load_contract(path: Path) -> Contract:
         raise ContractError(f"cohort contract {path}: {problems}. See docs/cohorts.md for what a contract may say.") from error
 
 
-def load_contracts(folder: Path) -> dict[str, Contract]:
-    """Return cohort (partition key) -> the contract that declares it, over all contracts in `folder`."""
+def load_contracts(*folders: Path) -> dict[str, Contract]:
+    """Return cohort (partition key) -> the contract that declares it, over all contracts in `folders`; one may not be there."""
     by_cohort: dict[str, Contract] = {}
     by_name: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.yaml")):
+    for path in (path for folder in folders for path in sorted(folder.glob("*.yaml"))):
         contract = load_contract(path)
         if contract.name in by_name:
             raise ContractError(

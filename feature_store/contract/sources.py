@@ -1,49 +1,89 @@
-"""The sources a contract may name: where the files of one kind of feature lie, in which layout, and which columns are meant."""
+"""The sources a contract may name for cases, clinical variables and outcomes: where they lie, and which columns are meant.
+
+What all sources have is here too. Features of other kinds: feature_sources.py, slide_sources.py.
+"""
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from feature_store.columns import Role
-from feature_store.contract.fields import ColumnPattern, LandingPath
-from feature_store.contract.rules import (
-    EndpointName,
-    EndpointRule,
-    Exclusion,
-    GeneNames,
-    Identifier,
-    SampleRule,
-    Strict,
-    Value,
-)
+from feature_store.contract.endpoints import EndpointNotes, EndpointRule, FollowUpEnd
+from feature_store.contract.fields import CaseFiles, LandingPath
+from feature_store.contract.formats import TableFormat
+from feature_store.contract.rules import DAYS_PER, EndpointName, Exclusion, Identifier, PathCohort, PickKey, Value
 from feature_store.tables import CLINICAL, FOLLOW_UP, Table
 
+Pick = tuple[PickKey, ...]
 
-class Source(Strict):
+
+class Source(TableFormat):
     """Files of one layout: `path` is a glob relative to the landing folder."""
 
     path: LandingPath
-    sheet: str | None = None
     case_id: Identifier
 
 
-class GapSource(Source):
+class RowSource(Source):
+    """A source whose rows may be several of a case, of which one is to count: `pick` says which, key by key.
+
+    `nested`: lists inside a record of JSON, by their keys joined with dots: all their elements become rows, or the one picked.
+    """
+
+    nested: dict[str, Literal["all"] | Annotated[Pick, Field(min_length=1)]] = Field(default_factory=dict)
+    pick: Pick = ()
+    cohort_from_path: PathCohort | None = None
+
+    @model_validator(mode="after")
+    def _nested_lists_lie_apart(self) -> "RowSource":
+        if inside := [f"{inner} in {outer}" for outer in self.nested for inner in self.nested if inner.startswith(f"{outer}.")]:
+            raise ValueError(f"nested: {inside}, expected the inner list alone, which brings the columns of the outer one")
+        return self
+
+
+class CaseFilesSource(RowSource):
+    """Files that belong to one case each: `path` names a table that says where they lie (`files`), or the files themselves.
+
+    In `files`, a column's name in braces stands for the row's value. Without it the table has one column, `path`.
+    `file` is the form of the files, as the other keys of that name are the form of the table.
+    """
+
+    files: CaseFiles | None = None
+    file: TableFormat = TableFormat()
+
+
+class GapSource(RowSource):
     """A source of several for one kind; `fills_gaps`: take only cases that no earlier source of the list has."""
 
     fills_gaps: bool = False
 
 
-class CasesSource(Source):
-    """The table that says which cases there are. A case in no row here does not exist."""
+class WithdrawnSource(Source):
+    """A list of cases that are to be left out, with the column that says why."""
+
+    reason: str
+
+
+class CasesSource(RowSource):
+    """The table that says which cases there are. A case in no row here, or in one of `withdrawn`, does not exist."""
 
     cohort: Value
     project_id: Value
     cancer_type: Value
     site: Identifier | None = None
     exclude: tuple[Exclusion, ...] = ()
+    withdrawn: WithdrawnSource | None = None
 
 
-class AliasSource(Source):
+class SamplesSource(RowSource):
+    """Which samples, and aliquots of them, the cases have; one row for each."""
+
+    sample_id: str
+    sample_type: Value
+    aliquot_id: str | None = None
+
+
+class AliasSource(RowSource):
     """Other identifiers of the same people: another hospital's, a former barcode. `source` says whose they are.
 
     Identifiers that are mere numbers get a `prefix`: two cases with one alias are taken for one person, in whatever cohorts.
@@ -60,63 +100,29 @@ def _declared_in(table: Table, role: Role) -> AfterValidator:
     def check(columns: dict[str, Value]) -> dict[str, Value]:
         if unknown := sorted(set(columns) - set(declared)):
             raise ValueError(f"{unknown} are no {role} columns of {table.name}, expected some of {declared}")
+        units = {column.name: column.unit for column in table.columns}
+        if timeless := sorted(name for name, value in columns.items() if value.unit and units[name] not in DAYS_PER):
+            raise ValueError(f"{timeless} have no unit of time, expected no unit there")
         return columns
 
     return AfterValidator(check)
 
 
-class ClinicalSource(Source):
+class ClinicalSource(RowSource):
     """Baseline clinical variables: our column name -> where it comes from."""
 
     columns: Annotated[dict[str, Value], _declared_in(CLINICAL, "baseline")]
 
 
-class FollowUpSource(Source):
+class FollowUpSource(RowSource):
     """What became known after time zero, and is no endpoint: our column name -> where it comes from. No model sees it."""
 
     columns: Annotated[dict[str, Value], _declared_in(FOLLOW_UP, "post_treatment")]
 
 
-class EndpointsSource(Source):
-    """Survival endpoints."""
+class EndpointsSource(RowSource):
+    """Survival endpoints. `follow_up_end` cuts all of them; `suitability` is what is known of their use."""
 
     endpoints: dict[EndpointName, EndpointRule] = Field(min_length=1)
-
-
-class VectorSource(Source):
-    """One row per case (or per slide, rows then being equal); `features` is a pattern whose group names the feature."""
-
-    features: ColumnPattern
-    gene_names: GeneNames | None = None
-    unit: str
-    grain: Literal["case", "slide"] = "case"
-    sample: SampleRule | None = None
-    sample_column: str | None = None
-
-
-class VariantSource(GapSource):
-    """One row per variant."""
-
-    layout: Literal["variant_table"]
-    gene_symbol: str
-    variant_classification: str
-    protein_change: str
-    drop_classifications: tuple[str, ...] = ()  # silent variants, where the source lists them
-
-
-class MutationMatrixSource(GapSource):
-    """One row per case (or slide), one 0/1 column per gene; `features` is a pattern whose group is the gene symbol."""
-
-    layout: Literal["mutation_matrix"]
-    features: ColumnPattern
-
-
-MutationSource = Annotated[VariantSource | MutationMatrixSource, Field(discriminator="layout")]
-
-
-class ReportSource(GapSource):
-    """One row per report document."""
-
-    report_id: str
-    text: str
-    min_characters: int = 50
+    follow_up_end: FollowUpEnd | None = None
+    suitability: EndpointNotes | None = None

@@ -14,7 +14,7 @@ def read_aliases(ingest: Ingest) -> pl.DataFrame:
     for spec in ingest.contract.aliases:
         for file, raw in ingest.read(spec):
             require_columns(raw, [spec.alias.column], file)
-            frame = ingest.known(ingest.identify(raw, spec.case_id, "case_aliases", file), "case_aliases", file)
+            frame = ingest.rows(raw, spec, "case_aliases", file)
             found = identifier(spec.alias.column)
             is_there = found.is_not_null() & ~found.is_in([spelling.strip() for spelling in ingest.contract.missing_values])
             frame = frame.filter(is_there).with_columns(alias=pl.lit(spec.prefix) + ingest.normalised(spec.alias))

@@ -1,19 +1,20 @@
-"""Cases, clinical variables and survival endpoints: the steps that say who is in the cohort and what happened to them."""
+"""Cases, their samples and clinical variables: the steps that say who is in the cohort. What happened to them: endpoints.py."""
 
 import polars as pl
 
 from feature_store import tables
-from feature_store.contract.rules import EndpointRule
 from feature_store.contract.sources import CasesSource, ClinicalSource, FollowUpSource, Source
+from feature_store.ingest.choosing import MARKS
 from feature_store.ingest.context import Ingest
-from feature_store.ingest.values import DAYS_PER, present, value
-from feature_store.sources import SourceFile, require_columns
+from feature_store.ingest.values import identifier, number, present, value
+from feature_store.sources import require_columns
 from feature_store.tables import Table
 
 
 def read_cases(ingest: Ingest) -> pl.DataFrame:
     """Return the table `cases` and fill `ingest.cohort_of`. Excluded and malformed rows go to quarantine."""
     spec, missing = ingest.contract.cases, ingest.contract.missing_values
+    withdrawn = _withdrawn(ingest)
     frames = []
     for file, raw in ingest.read(spec):
         ingest.case_files.add(file.relative)
@@ -23,8 +24,11 @@ def read_cases(ingest: Ingest) -> pl.DataFrame:
         frame = ingest.identify(raw, spec.case_id, "cases", file)
         for rule in spec.exclude:
             is_out = present(rule.column, missing) == rule.equals
-            ingest.reject(frame.filter(is_out), "cases", file, rule.reason)
+            ingest.reject(frame.filter(is_out), "cases", file, rule.reason, effect="left_out")
             frame = frame.filter(is_out.is_null() | ~is_out)
+        why = pl.col("_case_id").replace_strict(withdrawn, default=None, return_dtype=pl.String)
+        ingest.reject(frame.filter(why.is_not_null()), "cases", file, "withdrawn by the source", why, effect="left_out")
+        frame = frame.filter(why.is_null())
         mapped = {name: value(rule, missing) for name, rule in rules.items()}
         frame = frame.with_columns(**{name: text for name, (text, _) in mapped.items()}).with_columns(
             site=_site(spec), source_sha256=pl.lit(file.sha256)
@@ -38,7 +42,8 @@ def read_cases(ingest: Ingest) -> pl.DataFrame:
                 frame.filter(~has_one), "cases", file, f"{name}: value has no declared mapping", text_of(rules[name].columns)
             )
             frame = frame.filter(has_one)
-        frame = ingest.one_row_per(frame, "cases", file, _informative(raw, spec))
+        frame = ingest.picked(ingest.of_its_cohort(frame, spec, "cases", file), spec, "cases", file)
+        frame = ingest.one_row_per(frame, "cases", file, informative(raw, spec))
         ingest.cohort_of |= dict(zip(frame["_case_id"], frame["cohort"], strict=True))
         for cohort in frame["cohort"].unique():
             ingest.used_by.setdefault(cohort, set()).add(file.relative)
@@ -47,8 +52,16 @@ def read_cases(ingest: Ingest) -> pl.DataFrame:
 
 
 def read_clinical(ingest: Ingest) -> pl.DataFrame:
-    """Return the table `clinical`; a value no rule maps or outside its declared range is left empty and quarantined."""
-    return _read_values(ingest, ingest.contract.clinical, tables.CLINICAL)
+    """Return the table `clinical`; a value no rule maps or outside its declared range is left empty and quarantined.
+
+    Of several sources that have a case's value the first counts.
+    """
+    specs = (ingest.contract.clinical, *ingest.contract.more_clinical)
+    frames = [_read_values(ingest, spec, tables.CLINICAL) for spec in specs]
+    rows = pl.concat(frames)
+    if any(frame["case_id"].is_duplicated().any() for frame in frames):
+        return rows  # the audit refuses a source that has a case twice
+    return tables.CLINICAL.conform(rows.group_by("case_id", maintain_order=True).agg(pl.all().drop_nulls().first()))
 
 
 def read_follow_up(ingest: Ingest) -> pl.DataFrame:
@@ -63,12 +76,12 @@ def _read_values(ingest: Ingest, spec: ClinicalSource | FollowUpSource, table: T
     frames = []
     for file, raw in ingest.read(spec):
         require_columns(raw, [column for rule in spec.columns.values() for column in rule.columns], file)
-        frame = ingest.accepted(raw, spec.case_id, table.name, file, _informative(raw, spec))
+        frame = ingest.accepted(raw, spec, table.name, file, informative(raw, spec))
         kept: dict[str, pl.Expr] = {}
         for name, rule in spec.columns.items():
             column = declared[name]
             text, is_unmapped = value(rule, missing)
-            typed = text.cast(table.schema[name], strict=False)
+            typed = number(rule, text, table.schema[name], column.unit)
             is_bad = is_unmapped | (text.is_not_null() & typed.is_null())
             if column.minimum is not None:
                 is_bad = is_bad | (typed < column.minimum).fill_null(value=False)
@@ -91,43 +104,45 @@ def _read_values(ingest: Ingest, spec: ClinicalSource | FollowUpSource, table: T
     return pl.concat(frames)
 
 
-def read_endpoints(ingest: Ingest) -> pl.DataFrame:
-    """Return the table `endpoints`: durations in days, events by the declared codes, nothing guessed."""
-    spec = ingest.contract.endpoints
-    frames = [tables.ENDPOINTS.empty()]
+def read_samples(ingest: Ingest) -> pl.DataFrame:
+    """Return the table `samples`; a row without a sample's identifier is rejected."""
+    frames = [tables.SAMPLES.empty()]
+    for spec in ingest.contract.samples:
+        for file, raw in ingest.read(spec):
+            aliquot = [] if spec.aliquot_id is None else [spec.aliquot_id]
+            require_columns(raw, [spec.sample_id, *spec.sample_type.columns, *aliquot], file)
+            frame = ingest.rows(raw, spec, "samples", file)
+            frame = ingest.with_identifier(frame, spec.sample_id, "_sample", "samples", file)
+            text, is_unmapped = value(spec.sample_type, ingest.contract.missing_values)
+            reason = "sample_type: value has no declared mapping"
+            ingest.reject(frame.filter(is_unmapped), "samples", file, reason, text_of(spec.sample_type.columns))
+            aliquot_id = pl.lit(None, pl.String) if spec.aliquot_id is None else identifier(spec.aliquot_id)
+            frame = frame.with_columns(_type=text, _aliquot=aliquot_id)
+            frames.append(
+                tables.SAMPLES.conform(
+                    frame.with_columns(
+                        case_id="_case_id",
+                        sample_id="_sample",
+                        sample_type="_type",
+                        aliquot_id="_aliquot",
+                        source_sha256=pl.lit(file.sha256),
+                    )
+                )
+            )
+    return pl.concat(frames).unique(tables.SAMPLES.key, keep="first", maintain_order=True)
+
+
+def _withdrawn(ingest: Ingest) -> dict[str, str]:
+    """Return case_id -> why, of the cases that a list of the source says to leave out; one that is no identifier is rejected."""
+    spec = ingest.contract.cases.withdrawn
+    found: dict[str, str] = {}
+    if spec is None:
+        return found
     for file, raw in ingest.read(spec):
-        require_columns(raw, [name for rule in spec.endpoints.values() for name in (rule.duration, rule.event)], file)
-        frame = ingest.accepted(raw, spec.case_id, "endpoints", file, _informative(raw, spec))
-        frames += [_endpoint(ingest, frame, name, rule, file) for name, rule in spec.endpoints.items()]
-    return pl.concat(frames)
-
-
-def _endpoint(ingest: Ingest, frame: pl.DataFrame, name: str, rule: EndpointRule, file: SourceFile) -> pl.DataFrame:
-    missing = ingest.contract.missing_values
-    frame = frame.with_columns(
-        _event_text=present(rule.event, missing),
-        _duration_text=present(rule.duration, missing),
-    ).filter(pl.col("_event_text").is_not_null() & pl.col("_duration_text").is_not_null())
-    frame = frame.with_columns(
-        event_observed=pl.col("_event_text").replace_strict(rule.events, default=None, return_dtype=pl.Boolean),
-        duration_days=pl.col("_duration_text").cast(pl.Float64, strict=False) * DAYS_PER[rule.unit],
-    )
-    codes = ", ".join(rule.events)
-    is_coded = pl.col("event_observed").is_not_null()
-    ingest.reject(frame.filter(~is_coded), "endpoints", file, f"{name}: event code is none of {codes}", pl.col("_event_text"))
-    frame = frame.filter(is_coded)
-    is_positive = (pl.col("duration_days") > 0) & pl.col("duration_days").is_finite()
-    is_positive = is_positive.fill_null(value=False)
-    ingest.reject(
-        frame.filter(~is_positive),
-        "endpoints",
-        file,
-        f"{name}: duration is not a positive number",
-        pl.col("_duration_text"),
-    )
-    return tables.ENDPOINTS.conform(
-        frame.filter(is_positive).with_columns(case_id="_case_id", endpoint=pl.lit(name), source_sha256=pl.lit(file.sha256))
-    )
+        require_columns(raw, [spec.reason], file)
+        frame = ingest.identify(raw, spec.case_id, "cases", file)
+        found |= dict(frame.select("_case_id", present(spec.reason, ()).fill_null("no reason given")).iter_rows())
+    return found
 
 
 def _site(spec: CasesSource) -> pl.Expr:
@@ -137,11 +152,12 @@ def _site(spec: CasesSource) -> pl.Expr:
     return site.str.extract(spec.site.extract, 1) if spec.site.extract else site
 
 
-def _informative(raw: pl.DataFrame, spec: Source) -> list[str]:
+def informative(raw: pl.DataFrame, spec: Source) -> list[str]:
     """All source columns but the identifier and running row numbers, whose spelling would make equal rows look different."""
-    return [name for name in raw.columns if name.strip() and not name.startswith("__UNNAMED__") and name != spec.case_id.column]
+    ours = {*MARKS, spec.case_id.column}
+    return [name for name in raw.columns if name.strip() and not name.startswith("__UNNAMED__") and name not in ours]
 
 
 def text_of(columns: tuple[str, ...]) -> pl.Expr:
     """Return the first non-empty of the source columns, as found."""
-    return pl.coalesce([pl.col(name) for name in columns])
+    return pl.coalesce([pl.col(name) for name in columns]) if columns else pl.lit(None, pl.String)

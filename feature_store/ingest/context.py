@@ -1,24 +1,26 @@
-"""What every ingest step shares: the contract, the landing folder, the files read so far, and the rows rejected so far.
+"""What every ingest step shares: the contract, the landing folder, the files read so far, and what became of their rows.
 
 What belongs here: bookkeeping and identifier rules common to all tables. How one kind of table is read is that step's module.
 """
 
-import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 
-from feature_store import sources, tables
+from feature_store import sources
 from feature_store.contract import Contract
 from feature_store.contract.rules import Identifier
-from feature_store.contract.sources import Source
+from feature_store.contract.sources import RowSource, Source
 from feature_store.erase.tombstones import Tombstones
+from feature_store.errors import ContractError
+from feature_store.ingest.choosing import EFFECT, MARKS, REASON, SHOWN, chosen
+from feature_store.ingest.nesting import read_rows
+from feature_store.ingest.quarantine import Effect, Quarantine
 from feature_store.ingest.values import identifier
 from feature_store.sources import SourceFile
-
-logger = logging.getLogger(__name__)
 
 # Dashes that word processors and PDFs put where a barcode has a hyphen.
 DASHES = "[\u2010\u2011\u2012\u2013\u2014\u2015\u2212\uff0d]"
@@ -35,7 +37,6 @@ class Ingest:
     # identifiers that no tombstone has, of people whom an alias tells
     also_erased: set[str] = field(default_factory=set)
     cohort_of: dict[str, str] = field(default_factory=dict)
-    rejected: list[pl.DataFrame] = field(default_factory=list)
     files: dict[str, SourceFile] = field(default_factory=dict)
     case_files: set[str] = field(default_factory=set)
     # cohort -> files that gave it rows
@@ -43,39 +44,35 @@ class Ingest:
     num_normalised: int = 0
     # modality -> cases that were assessed, though they may have no row to show for it (sequenced, no variant found)
     assessed: dict[str, set[str]] = field(default_factory=dict)
+    quarantine: Quarantine = field(init=False)
 
-    @property
-    def unassigned(self) -> str:
-        """The scope of rejected rows that belong to no cohort (an unknown or malformed identifier)."""
-        return f"{self.contract.name}:unassigned"
+    def __post_init__(self) -> None:
+        self.quarantine = Quarantine(self.contract.name, self.cohort_of)
 
     def read(self, spec: Source) -> list[tuple[SourceFile, pl.DataFrame]]:
         """Read every file of a source as text, checking that it has the identifier column."""
         found = []
         for file in sources.find(self.landing, spec.path):
-            frame = sources.read_table(file, spec.sheet)
+            frame = read_rows(file, spec, self.contract.missing_values)
             sources.require_columns(frame, [spec.case_id.column], file)
             self.files[file.relative] = file
             found.append((file, frame))
         return found
 
-    def reject(self, frame: pl.DataFrame, table: str, file: SourceFile, reason: str, found: pl.Expr | None = None) -> None:
-        """Quarantine the rows of `frame` (columns `_case_id`, `_found_id` from `identify`) with a reason."""
-        if frame.is_empty():
-            return
-        cohort = pl.col("_case_id").replace_strict(self.cohort_of, default=self.unassigned, return_dtype=pl.String)
-        self.rejected.append(
-            frame.select(
-                cohort=cohort.fill_null(self.unassigned) if self.cohort_of else pl.lit(self.unassigned),
-                table_name=pl.lit(table),
-                path=pl.lit(file.relative),
-                case_id_found=pl.col("_found_id"),
-                found=(found if found is not None else pl.lit(None)).cast(pl.String),
-                reason=pl.lit(reason),
-                case_id=pl.col("_case_id"),
-            )
-        )
-        logger.warning("%s: %d rows of %s rejected: %s", self.contract.name, frame.height, file.relative, reason)
+    def reject(
+        self,
+        frame: pl.DataFrame,
+        table: str,
+        file: SourceFile,
+        reason: str,
+        found: pl.Expr | None = None,
+        effect: Effect = "rejected",
+    ) -> None:
+        """Quarantine the rows of `frame` (columns `_case_id`, `_found_id` from `identify`) with a reason.
+
+        `effect`: what becomes of them: rejected, left out as the contract declares, or kept with what was found.
+        """
+        self.quarantine.file(frame, table, file.relative, reason, found, effect)
 
     def identify(self, frame: pl.DataFrame, rule: Identifier, table: str, file: SourceFile) -> pl.DataFrame:
         """Return the rows with a valid `_case_id` (and `_found_id` as found); quarantine the others.
@@ -91,17 +88,54 @@ class Ingest:
             file,
             f"identifier does not match {self.contract.case_id.pattern}",
         )
-        frame = self._without_erased(frame.filter(is_valid), table, file)
+        frame = self._set_aside(self._without_erased(frame.filter(is_valid), table, file), table, file)
         if rule.extract is None and not self._is_reported(table, file):
             self.num_normalised += frame.filter(pl.col("_found_id") != pl.col("_case_id")).height
         return frame
 
+    def picked(self, frame: pl.DataFrame, spec: RowSource, table: str, file: SourceFile) -> pl.DataFrame:
+        """Return of each case the rows that `pick` lets count; the others are left out, named."""
+        if not spec.pick:
+            return frame
+        sources.require_columns(frame, [key.column for key in spec.pick], file)
+        counting, others = chosen(frame, "_case_id", spec.pick, self.contract.missing_values)
+        self._set_aside(others, table, file)
+        return counting
+
+    def of_its_cohort(self, frame: pl.DataFrame, spec: RowSource, table: str, file: SourceFile) -> pl.DataFrame:
+        """Return the rows whose `cohort` is the one that the file's path says, where the contract declares that it does.
+
+        Raises ContractError for a path that says none.
+        """
+        if spec.cohort_from_path is None:
+            return frame
+        match = re.search(spec.cohort_from_path.extract, file.relative)
+        if match is None:
+            raise ContractError(
+                f"source {file.relative}: no match of {spec.cohort_from_path.extract!r}, expected the file's cohort in its path. "
+                "Correct cohort_from_path."
+            )
+        cohort = spec.cohort_from_path.prefix + match[1]
+        is_of_another = pl.col("cohort") != cohort
+        self.reject(frame.filter(is_of_another), table, file, f"case is not of {cohort}, as the file is", pl.col("cohort"))
+        return frame.filter(~is_of_another)
+
+    def rows(self, raw: pl.DataFrame, spec: RowSource, table: str, file: SourceFile) -> pl.DataFrame:
+        """Return the rows of known cases that count: `identify`, `known`, `of_its_cohort` and `picked` in turn."""
+        frame = self.known(self.identify(raw, spec.case_id, table, file), table, file)
+        return self.picked(self.of_its_cohort(frame, spec, table, file), spec, table, file)
+
     def normalised(self, rule: Identifier) -> pl.Expr:
-        """Return an identifier column in the contract's one spelling, null where `extract` finds nothing."""
+        """Return an identifier column in the contract's one spelling, null where `extract` finds nothing.
+
+        `extract` may mean the capitals that identifiers are put into, or small letters around them, as a path has.
+        """
         clean = pl.col(rule.column).str.replace_all(DASHES, "-").str.strip_chars()
-        if self.contract.case_id.upper:
-            clean = clean.str.to_uppercase()
-        return clean if rule.extract is None else clean.str.extract(rule.extract, 1)
+        spellings = [clean.str.to_uppercase(), clean] if self.contract.case_id.upper else [clean]
+        if rule.extract is None:
+            return spellings[0]
+        found = pl.coalesce([spelling.str.extract(rule.extract, 1) for spelling in spellings])
+        return found.str.to_uppercase() if self.contract.case_id.upper else found
 
     def known(self, frame: pl.DataFrame, table: str, file: SourceFile) -> pl.DataFrame:
         """Return the rows whose case exists, with its `cohort`; quarantine the others."""
@@ -120,17 +154,17 @@ class Ingest:
         """Return one row per `key`: equal repeats keep their first row, contradicting ones are all quarantined."""
         repeats = frame.group_by(key).agg(pl.len().alias("_rows"), pl.struct(values).n_unique().alias("_variants"))
         frame = frame.join(repeats, on=key, how="left", maintain_order="left")
-        self._reject_identity(
-            frame.filter(pl.col("_variants") > 1), table, file, "duplicate: rows of the same case contradict each other"
-        )
+        which = None if key == "_case_id" else pl.col(key)
+        contradicting = frame.filter(pl.col("_variants") > 1)
+        self._reject_identity(contradicting, table, file, "duplicate: rows of the same case contradict each other", which)
         frame = frame.filter(pl.col("_variants") == 1)
         is_first = pl.col(key).is_first_distinct()
-        self._reject_identity(frame.filter(~is_first), table, file, "duplicate: equal to a row that was kept")
+        self._reject_identity(frame.filter(~is_first), table, file, "duplicate: equal to a row that was kept", which)
         return frame.filter(is_first).drop("_rows", "_variants")
 
-    def accepted(self, frame: pl.DataFrame, rule: Identifier, table: str, file: SourceFile, values: list[str]) -> pl.DataFrame:
-        """Return one row per known case: `identify`, `known` and `one_row_per` in turn."""
-        return self.one_row_per(self.known(self.identify(frame, rule, table, file), table, file), table, file, values)
+    def accepted(self, raw: pl.DataFrame, spec: RowSource, table: str, file: SourceFile, values: list[str]) -> pl.DataFrame:
+        """Return one row per known case: `rows` and `one_row_per` in turn."""
+        return self.one_row_per(self.rows(raw, spec, table, file), table, file, values)
 
     def erase(self, case_ids: Iterable[str]) -> None:
         """Leave out cases that the cases step took in: an alias says that they were erased under another identifier."""
@@ -151,27 +185,27 @@ class Ingest:
         relative = self.tombstones.redacted(pl.DataFrame({"path": [file.relative]}))["path"].item()
         return replace(file, relative=relative)
 
+    def _set_aside(self, frame: pl.DataFrame, table: str, file: SourceFile) -> pl.DataFrame:
+        """File the rows that choosing.py marked, and return the others."""
+        if EFFECT not in frame.columns:
+            return frame
+        marked = frame.filter(pl.col(EFFECT).is_not_null())
+        for (effect, reason), rows in marked.group_by(EFFECT, REASON, maintain_order=True):
+            self.reject(rows, table, file, str(reason), pl.col(SHOWN), "left_out" if effect == "left_out" else "rejected")
+        return frame.filter(pl.col(EFFECT).is_null()).drop(MARKS)
+
     def _is_reported(self, table: str, file: SourceFile) -> bool:
         """Say whether the cases step read this file already and reported its bad identifiers and repeats."""
         return table != "cases" and file.relative in self.case_files
 
-    def _reject_identity(self, frame: pl.DataFrame, table: str, file: SourceFile, reason: str) -> None:
+    def _reject_identity(
+        self, frame: pl.DataFrame, table: str, file: SourceFile, reason: str, found: pl.Expr | None = None
+    ) -> None:
         if not self._is_reported(table, file):
-            self.reject(frame, table, file, reason)
+            self.reject(frame, table, file, reason, found)
 
     def with_identifier(self, frame: pl.DataFrame, column: str, name: str, table: str, file: SourceFile) -> pl.DataFrame:
         """Return the rows that have an identifier in `column`, as the column `name`; quarantine the others."""
         frame = frame.with_columns(identifier(column).alias(name))
         self.reject(frame.filter(pl.col(name).is_null()), table, file, f"no {name}")
         return frame.filter(pl.col(name).is_not_null())
-
-    def quarantine(self) -> pl.DataFrame:
-        """Return everything rejected so far, as the quarantine table."""
-        rows = [tables.QUARANTINE.conform(frame) for frame in self.rejected]
-        return pl.concat([tables.QUARANTINE.empty(), *rows])
-
-    def failures(self) -> pl.DataFrame:
-        """Return case_id, table_name and reason of the rejected rows whose case is known."""
-        schema = {"case_id": pl.String, "table_name": pl.String, "reason": pl.String}
-        rows = [frame.select(list(schema)) for frame in self.rejected]
-        return pl.concat([pl.DataFrame(schema=schema), *rows]).drop_nulls("case_id")

@@ -34,16 +34,20 @@ class FeatureNames:
     @classmethod
     def read(cls, ingest: Ingest, rule: GeneNames) -> "FeatureNames":
         """Read the table. Raises LandingMissingError, ColumnMissingError, ContractError where the path names several files."""
-        found = sources.find(ingest.landing, rule.path)
+        found = sources.find(ingest.landing, rule.path or "")
         if len(found) > 1:
             raise ContractError(
                 f"gene_names.path {rule.path!r}: {len(found)} files, expected one; first {[f.relative for f in found[:3]]}. "
                 "Name one table."
             )
         file = found[0]
-        frame = sources.read_table(file)
-        sources.require_columns(frame, [rule.from_column, rule.to_column], file)
         ingest.files[file.relative] = file
+        return cls.of_table(ingest, rule, sources.read_table(file), file)
+
+    @classmethod
+    def of_table(cls, ingest: Ingest, rule: GeneNames, frame: pl.DataFrame, file: SourceFile) -> "FeatureNames":
+        """Take the names out of a table that was read. Raises ColumnMissingError."""
+        sources.require_columns(frame, [rule.from_column, rule.to_column], file)
         pairs = frame.select(found=identifier(rule.from_column), name=identifier(rule.to_column)).drop_nulls().unique()
         names_of: dict[str, set[str]] = {}
         for feature, name in pairs.filter(~pl.col("name").is_in(ingest.contract.missing_values)).iter_rows():

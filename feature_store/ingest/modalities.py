@@ -12,6 +12,7 @@ _TABLES = {
     "clinical": "clinical",
     "rna": "rna",
     "copy_number": "copy_number",
+    "protein": "protein",
     "mutations": "mutations",
     "report": "reports",
     "slide": "patch_bags",

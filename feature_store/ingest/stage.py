@@ -11,7 +11,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,19 +19,23 @@ import polars as pl
 from filelock import FileLock
 
 from feature_store import sources, tables
+from feature_store.bag_file import write_shards
 from feature_store.contract import Contract
-from feature_store.contract.slide_sources import PatchFolderSource
-from feature_store.contract.sources import Source
+from feature_store.contract.sources import CaseFilesSource, Source
 from feature_store.contract.splits import GivenSplit
+from feature_store.deidentify import Deidentifier, Messages, hidden
 from feature_store.erase.tombstones import Tombstones, load_tombstones
 from feature_store.errors import StoreWriteError
 from feature_store.home import Home
 from feature_store.ingest.aliases import read_aliases
-from feature_store.ingest.cases import read_cases, read_clinical, read_endpoints, read_follow_up
+from feature_store.ingest.case_files import listed_files
+from feature_store.ingest.cases import read_cases, read_clinical, read_follow_up, read_samples
 from feature_store.ingest.context import Ingest
+from feature_store.ingest.endpoints import endpoint_notes, read_endpoints
 from feature_store.ingest.folds import read_folds
 from feature_store.ingest.modalities import modality_matrix
-from feature_store.ingest.omics import read_mutations, read_vectors
+from feature_store.ingest.mutations import read_mutations
+from feature_store.ingest.omics import read_vectors
 from feature_store.ingest.reports import read_reports
 from feature_store.ingest.slides import read_slides
 from feature_store.tables import COHORT_TABLES
@@ -59,8 +63,9 @@ class Staged:
 
     @property
     def wholly_rejected(self) -> tuple[str, ...]:
-        """The tables of which every row read was rejected: a source that spells its identifiers anew, for one."""
-        rejected = pl.scan_parquet(self.folder / "quarantine.parquet").select(pl.col("table_name").unique()).collect()
+        """The tables of which no row that was read was kept: a source that spells its identifiers anew, for one."""
+        filed = pl.scan_parquet(self.folder / "quarantine.parquet").filter(pl.col("effect") != "kept")
+        rejected = filed.select(pl.col("table_name").unique()).collect()
         return tuple(
             name
             for name in sorted(rejected["table_name"])
@@ -80,14 +85,29 @@ def staged_table(folder: Path, name: str, scopes: list[str] | None = None) -> pl
 
 
 def landing_files(contract: Contract, landing: Path) -> list[sources.SourceFile]:
-    """Return every source file the contract names, fingerprinted. Raises LandingMissingError for what is not there."""
+    """Return every source file the contract names, fingerprinted. Raises LandingMissingError for what is not there.
+
+    A contract that asks for de-identification gets the files by the names that may be recorded.
+    """
+    messages = Messages.of(contract, landing)
+    files = hidden(messages, lambda: _landing_files(contract, landing))
+    return files if messages is None else [replace(file, relative=messages.path(file.relative, file.sha256)) for file in files]
+
+
+def _landing_files(contract: Contract, landing: Path) -> list[sources.SourceFile]:
     patterns = {spec.path for spec in _specs(contract)}
-    patterns |= {spec.files.format(slide_id="*") for spec in contract.slides if isinstance(spec, PatchFolderSource)}
+    patterns |= {pattern for spec in contract.slides for pattern in spec.globs}
     for split in contract.splits:
         if isinstance(split, GivenSplit):
             patterns |= {split.path.format(cancer_type=t, fold="*") for t in split.cancer_types}
-    patterns |= {spec.gene_names.path for spec in (*contract.rna, *contract.copy_number) if spec.gene_names is not None}
+    if contract.deidentify and contract.deidentify.names:
+        patterns.add(contract.deidentify.names)
+    named = [spec.gene_names for spec in (*contract.rna, *contract.copy_number, *contract.protein) if spec.gene_names is not None]
+    patterns |= {names.path for names in named if names.path is not None}
     files = {file.relative: file for pattern in patterns for file in sources.find(landing, pattern)}
+    for spec in _specs(contract):
+        if isinstance(spec, CaseFilesSource):
+            files |= {file.relative: file for file in listed_files(landing, spec, contract.missing_values)}
     return [files[name] for name in sorted(files)]
 
 
@@ -105,11 +125,19 @@ def stage(contract: Contract, landing: Path, home: Home) -> Staged:
     """Stage a contract, or return what is staged already for the same content.
 
     A contract's cohorts are often run at the same time: the first process reads, the others wait for it. Erased cases are left
-    out; raises ErasureError where the key that tells them is missing.
+    out; raises ErasureError where the key that tells them is missing. Where the contract asks for de-identification, nothing that
+    is written or said names a case as its sources do; raises DeidentifyError where the key for that is gone.
     """
+    deidentifier = Deidentifier.of(contract, landing, home)
+    messages = deidentifier.messages if deidentifier else None
+    return hidden(messages, lambda: _stage(contract, landing, home, deidentifier))
+
+
+def _stage(contract: Contract, landing: Path, home: Home, deidentifier: Deidentifier | None) -> Staged:
     files = landing_files(contract, landing)
     with _staging(home, contract.name):
         tombstones = load_tombstones(home)  # under the lock: an erasure that comes later waits for it
+        tombstones = deidentifier.tombstones(tombstones) if deidentifier else tombstones
         key = content_key(contract, files, tombstones)
         folder = home.staging / contract.name / key
         if not _is_whole(folder, home.bags):
@@ -117,7 +145,7 @@ def stage(contract: Contract, landing: Path, home: Home) -> Staged:
             partial = folder.parent / f".partial-{uuid.uuid4().hex}"
             partial.mkdir()
             try:
-                _write(_read(contract, landing, home, tombstones), partial)
+                _write(_read(contract, landing, home, tombstones, deidentifier), partial, deidentifier)
                 partial.rename(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -150,7 +178,9 @@ def _is_whole(folder: Path, bags: Path) -> bool:
     return all((bags / shard).is_file() for shard in shards["shard"])
 
 
-def _read(contract: Contract, landing: Path, home: Home, tombstones: Tombstones) -> tuple[dict[str, pl.DataFrame], Ingest]:
+def _read(
+    contract: Contract, landing: Path, home: Home, tombstones: Tombstones, deidentifier: Deidentifier | None
+) -> tuple[dict[str, pl.DataFrame], Ingest]:
     ingest = Ingest(contract, landing, tombstones)
     staged = {"cases": read_cases(ingest)}
     staged["case_aliases"] = read_aliases(ingest)
@@ -158,18 +188,23 @@ def _read(contract: Contract, landing: Path, home: Home, tombstones: Tombstones)
     staged["clinical"] = _logged("clinical", read_clinical, ingest)
     staged["follow_up"] = read_follow_up(ingest)
     staged["endpoints"] = _logged("endpoints", read_endpoints, ingest)
-    staged["rna"], rna_panels, rna_names = read_vectors(ingest, contract.rna, tables.RNA)
-    staged["copy_number"], copy_panels, copy_names = read_vectors(ingest, contract.copy_number, tables.COPY_NUMBER)
-    staged["gene_panels"] = pl.concat([rna_panels, copy_panels])
-    staged["feature_mapping"] = pl.concat([rna_names, copy_names])
+    staged["endpoint_notes"] = endpoint_notes(ingest, staged["cases"])
+    staged["samples"] = read_samples(ingest)
+    panels, names = [], []
+    for table in (tables.RNA, tables.COPY_NUMBER, tables.PROTEIN):
+        staged[table.name], table_panels, table_names = read_vectors(ingest, getattr(contract, table.name), table)
+        panels.append(table_panels)
+        names.append(table_names)
+    staged["gene_panels"], staged["feature_mapping"] = pl.concat(panels), pl.concat(names)
     staged["mutations"] = _logged("mutations", read_mutations, ingest)
     staged["reports"] = _logged("reports", read_reports, ingest)
-    staged["slides"], staged["patch_bags"] = read_slides(ingest, home.bags)
+    write = deidentifier.write_shards if deidentifier else write_shards
+    staged["slides"], staged["patch_bags"] = read_slides(ingest, home.bags, write)
     staged["folds"] = read_folds(ingest, staged["cases"], staged["endpoints"], staged["case_aliases"])
-    staged["quarantine"] = ingest.quarantine()
-    staged["modality_matrix"] = modality_matrix(staged, ingest.failures(), ingest.assessed)
+    staged["quarantine"] = ingest.quarantine.table()
+    staged["modality_matrix"] = modality_matrix(staged, ingest.quarantine.failures(), ingest.assessed)
     staged["sources"] = _sources(ingest)
-    return staged, ingest
+    return (deidentifier.applied(staged, ingest.files) if deidentifier else staged), ingest
 
 
 def _logged(what: str, step: Callable[[Ingest], pl.DataFrame], ingest: Ingest) -> pl.DataFrame:
@@ -178,7 +213,7 @@ def _logged(what: str, step: Callable[[Ingest], pl.DataFrame], ingest: Ingest) -
     return frame
 
 
-def _write(read: tuple[dict[str, pl.DataFrame], Ingest], folder: Path) -> None:
+def _write(read: tuple[dict[str, pl.DataFrame], Ingest], folder: Path, deidentifier: Deidentifier | None) -> None:
     staged, ingest = read
     for table in COHORT_TABLES:
         if table.derived_from:
@@ -188,7 +223,8 @@ def _write(read: tuple[dict[str, pl.DataFrame], Ingest], folder: Path) -> None:
         # by cohort first and in small row groups, so that reading one cohort skips the others
         order = ["cohort", *(name for name in table.key or frame.columns if name != "cohort")]
         frame.sort(order).write_parquet(folder / f"{table.name}.parquet", row_group_size=20_000)
-    about = {"contract": ingest.contract.name, "num_normalised": ingest.num_normalised}
+    about: dict[str, object] = {"contract": ingest.contract.name, "num_normalised": ingest.num_normalised}
+    about |= {"deidentified": dict(deidentifier.counts)} if deidentifier else {}
     (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
 
 
@@ -211,15 +247,18 @@ def _sources(ingest: Ingest) -> pl.DataFrame:
 def _specs(contract: Contract) -> list[Source]:
     return [
         contract.cases,
+        *([] if contract.cases.withdrawn is None else [contract.cases.withdrawn]),
         *contract.aliases,
         contract.clinical,
+        *contract.more_clinical,
         *([] if contract.follow_up is None else [contract.follow_up]),
         contract.endpoints,
+        *contract.samples,
         *contract.rna,
         *contract.copy_number,
+        *contract.protein,
         *contract.mutations,
         *contract.reports,
-        *contract.slides,
     ]
 
 
@@ -228,6 +267,7 @@ def code_version() -> str:
     """Return the hash of the modules that decide what a source becomes."""
     package = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted([*package.glob("*.py"), *package.parent.glob("*.py"), *package.parent.glob("contract/*.py")]):
+    folders = (package, package.parent, package.parent / "contract", package.parent / "deidentify")
+    for path in sorted(path for folder in folders for path in folder.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -4,10 +4,9 @@ import re
 
 import polars as pl
 
-from feature_store.contract.rules import Value
+from feature_store.contract.rules import DAYS_PER, Value
 
 _WHOLE_NUMBER = r"^(-?\d+)\.0+$"
-DAYS_PER = {"days": 1.0, "months": 30.44, "years": 365.25}  # TCGA's own month (docs/decisions.md)
 
 
 def present(column: str, missing: tuple[str, ...]) -> pl.Expr:
@@ -25,6 +24,8 @@ def identifier(column: str) -> pl.Expr:
 
 def value(rule: Value, missing: tuple[str, ...]) -> tuple[pl.Expr, pl.Expr]:
     """Return (text value, is_unmapped) of a rule: unmapped where a value is present but the declared map lacks it."""
+    if rule.always is not None:
+        return pl.lit(rule.always), pl.lit(value=False)
     found = pl.coalesce([present(column, missing) for column in rule.columns])
     if rule.map is None:
         text = found.str.to_lowercase() if rule.lower else found
@@ -34,6 +35,13 @@ def value(rule: Value, missing: tuple[str, ...]) -> tuple[pl.Expr, pl.Expr]:
     if rule.prefix:
         mapped = pl.lit(rule.prefix) + mapped
     return mapped, found.is_not_null() & ~found.is_in(list(table))
+
+
+def number(rule: Value, text: pl.Expr, kind: pl.DataType, unit: str) -> pl.Expr:
+    """Return a rule's text as the column's type, in the column's unit; null where it is no such value."""
+    if rule.unit is None:
+        return text.cast(kind, strict=False)
+    return (text.cast(pl.Float64, strict=False) * (DAYS_PER[rule.unit] / DAYS_PER[unit])).cast(kind, strict=False)
 
 
 def _spell(target: str | float) -> str:

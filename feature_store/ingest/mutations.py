@@ -1,0 +1,81 @@
+"""Mutations: distinct non-silent variants of a case, from one table, a file per case, or a matrix of calls."""
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from feature_store import tables
+from feature_store.contract.feature_sources import MutationMatrixSource, VariantFilesSource, VariantSource
+from feature_store.ingest.case_files import case_files
+from feature_store.ingest.context import Ingest
+from feature_store.ingest.numbers import feature_columns, numeric
+from feature_store.ingest.values import present
+from feature_store.progress import tracked
+from feature_store.sources import SourceFile, read_table, require_columns
+
+
+def read_mutations(ingest: Ingest) -> pl.DataFrame:
+    """Return the table `mutations`: distinct non-silent variants of a case, or mutated genes where the source has no more."""
+    frames = [tables.MUTATIONS.empty()]
+    for spec in ingest.contract.mutations:
+        have = sorted(ingest.assessed.get("mutations", ()))
+        if isinstance(spec, VariantFilesSource):
+            frames += _variants_of_files(ingest, spec, have if spec.fills_gaps else [])
+            continue
+        for file, raw in ingest.read(spec):
+            frame = ingest.rows(raw, spec, "mutations", file)
+            if spec.fills_gaps:
+                frame = frame.filter(~pl.col("_case_id").is_in(have))
+            if isinstance(spec, VariantSource):
+                frames.append(_variants(ingest, spec, frame, file))
+            else:
+                frames.append(_mutated(ingest, spec, frame, file))
+    return pl.concat(frames).unique(tables.MUTATIONS.key, maintain_order=True)
+
+
+def _variants_of_files(ingest: Ingest, spec: VariantFilesSource, have: list[str]) -> Iterator[pl.DataFrame]:
+    """Yield the variants of each case's file; the case is the one that the table of files gives it."""
+    for _, frame, files in case_files(ingest, spec, "mutations"):
+        rows = zip(frame.iter_rows(named=True), files, strict=True)
+        wanted = [(row, file) for row, file in rows if row["_case_id"] not in have]
+        for row, file in tracked(wanted, f"{ingest.contract.name}: mutations of {spec.path}", len(wanted)):
+            _note_sequenced(ingest, row["_case_id"])
+            of_case = {name: pl.lit(row[name], pl.String) for name in ("cohort", "_case_id", "_found_id")}
+            yield _variants(ingest, spec, read_table(file, spec.file).with_columns(**of_case), file)
+
+
+def _variants(ingest: Ingest, spec: VariantSource | VariantFilesSource, frame: pl.DataFrame, file: SourceFile) -> pl.DataFrame:
+    names = {
+        "gene_symbol": spec.gene_symbol,
+        "variant_classification": spec.variant_classification,
+        "protein_change": spec.protein_change,
+    }
+    require_columns(frame, list(names.values()), file)
+    missing = ingest.contract.missing_values
+    _note_sequenced(ingest, *frame["_case_id"])
+    frame = frame.select("cohort", "_found_id", "_case_id", **{ours: present(theirs, missing) for ours, theirs in names.items()})
+    frame = frame.filter(~pl.col("variant_classification").is_in(spec.drop_classifications).fill_null(value=False))
+    has_gene = pl.col("gene_symbol").is_not_null()
+    ingest.reject(frame.filter(~has_gene), "mutations", file, "variant has no gene symbol")
+    return _conformed(frame.filter(has_gene), file)
+
+
+def _mutated(ingest: Ingest, spec: MutationMatrixSource, frame: pl.DataFrame, file: SourceFile) -> pl.DataFrame:
+    columns = feature_columns(frame, spec.features, file)
+    frame = numeric(frame, list(columns), ingest.contract.missing_values, file)
+    _note_sequenced(ingest, *frame.filter(pl.any_horizontal(pl.col(list(columns)).is_not_nan()))["_case_id"])
+    genes = list(columns.values())
+    frame = frame.select("cohort", "_case_id", **{gene: column for column, gene in columns.items()})
+    long = frame.unpivot(genes, index=["cohort", "_case_id"], variable_name="gene_symbol", value_name="is_mutated")
+    is_mutated = (pl.col("is_mutated") > 0) & pl.col("is_mutated").is_not_nan()  # polars orders NaN above every number
+    unsaid = {name: pl.lit(None, pl.String) for name in ("variant_classification", "protein_change")}
+    return _conformed(long.filter(is_mutated).with_columns(**unsaid), file)
+
+
+def _conformed(rows: pl.DataFrame, file: SourceFile) -> pl.DataFrame:
+    return tables.MUTATIONS.conform(rows.with_columns(case_id="_case_id", source_sha256=pl.lit(file.sha256)))
+
+
+def _note_sequenced(ingest: Ingest, *case_ids: str) -> None:
+    """Remember cases as sequenced: one whose variants are all silent has no row in `mutations`."""
+    ingest.assessed.setdefault("mutations", set()).update(case_ids)
