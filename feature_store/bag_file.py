@@ -1,7 +1,7 @@
 """Writing bag shards, and reading a shard's index back.
 
-Belongs here: the Parquet writer's options, the shard's name and metadata. Does not belong here: what a bag is and may
-hold (bag_record.py), reading values for training (bag_reader.py), the page headers (bag_page.py), source layouts such
+Belongs here: the shard's name, metadata and publication. Does not belong here: what a bag is and may hold (bag_record.py),
+Parquet's bytes (bag_parquet.py), reading values for training (bag_reader.py), the page headers (bag_page.py), source layouts such
 as CLAM's or TRIDENT's (ingest/), the table patch_bags. The format is specified in docs/bags.md.
 """
 
@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_store.bag_page import bag_file_error, map_shard, read_footer, walk_embedding_page
+from feature_store.bag_parquet import ShardFile
 from feature_store.bag_record import (
-    INT32_MAX,
     BagRecord,
     EncoderInfo,
     SlideBag,
@@ -52,17 +52,19 @@ def write_shards(
 ) -> list[BagRecord]:
     """Write bags, in the order given, into shards of about `max_shard_bytes` and return one record per bag.
 
-    The iterable and `on_rejected` run in a thread of their own, one bag ahead of the one being written; a bag becomes durable
-    only when its shard is renamed into place. The same bags under the same limit give the same names and, with the same
-    pyarrow, the same bytes; a sound shard that is there already is kept. On any failure the unfinished shard is removed;
-    finished ones stay, and a second run finds them again.
+    The iterable runs in a thread of its own, the checks and `on_rejected` in another, each one bag ahead of what comes after: the
+    next but one slide is read while the next is checked and converted and one is written. A bag becomes durable only when its
+    shard is renamed into place. The same bags under the same limit give the same names and, with the same zstd, the same bytes;
+    a sound shard that is there already is kept. On any failure the unfinished shard is removed; finished ones stay, and a second
+    run finds them again.
     A bag that cannot be stored raises BagInputError, or is handed to `on_rejected` and left out. A written shard that
     does not read back as it must raises BagFileError; a disk that takes no more, StoreWriteError.
     """
     records: list[BagRecord] = []
     shard: _OpenShard | None = None
     try:
-        with closing(read_ahead(_checked(bags, encoder, on_rejected), 1)) as checked:
+        offered = read_ahead(iter(bags), 1)
+        with closing(offered), closing(read_ahead(_checked(offered, encoder, on_rejected), 1)) as checked:
             for bag in checked:
                 if shard is not None and shard.num_bytes + bag.embedding.nbytes > max_shard_bytes:
                     records += shard.publish()
@@ -118,11 +120,11 @@ def _checked(
         del bag, embedding, xy  # else they would be held while the next are made
 
 
-def read_shard_index(path: Path, *, verify: bool = False) -> list[BagRecord]:
+def read_shard_index(path: Path, *, verify: bool = False, is_hashed: bool = True) -> list[BagRecord]:
     """Return the shard's records in row-group order, rebuilt from its footer, metadata and page headers alone.
 
-    With `verify`, every page is read and its checksum and its values' hash compared. Raises BagFileError for a shard
-    that is damaged or not laid out as docs/bags.md demands, BagChecksumError (naming slide and case) for changed bytes.
+    With `verify`, every page is read and its checksum compared, and if `is_hashed` its values' hash. Raises BagFileError for a
+    shard that is damaged or not laid out as docs/bags.md demands, BagChecksumError (naming slide and case) for changed bytes.
     """
     footer = read_footer(path)
     metadata = footer.metadata or {}
@@ -143,12 +145,13 @@ def read_shard_index(path: Path, *, verify: bool = False) -> list[BagRecord]:
             if (page.num_values // page.dim, page.dim) != (slide["num_patches"], encoder["dim"]):
                 raise bag_file_error(which, f"{page.num_values} values", f"{slide['num_patches']} x {encoder['dim']}")
             if verify:
-                values = mapping[page.values_offset_bytes : page.body_offset_bytes + page.body_bytes]
-                levels = mapping[page.body_offset_bytes : page.values_offset_bytes]
+                num_level_bytes = page.values_offset_bytes - page.body_offset_bytes
+                body = memoryview(_bytes_at(path, page.body_offset_bytes, page.body_bytes))
+                values = body[num_level_bytes:]
                 xy = read_coordinates(path, row_group, footer)
-                hashes = [hashlib.sha256(part).hexdigest() for part in (values, xy.data)]
-                is_sound = zlib.crc32(values, zlib.crc32(levels)) == page.crc32
-                if not is_sound or hashes != [slide["bag_sha256"], slide["xy_sha256"]]:
+                is_sound = zlib.crc32(body) == page.crc32
+                hashes = [hashlib.sha256(part).hexdigest() for part in ((values, xy.data) if is_hashed else ())]
+                if not is_sound or hashes not in ([], [slide["bag_sha256"], slide["xy_sha256"]]):
                     raise checksum_error(which)
             return BagRecord(
                 shard=path.name,
@@ -161,6 +164,16 @@ def read_shard_index(path: Path, *, verify: bool = False) -> list[BagRecord]:
 
         with ThreadPoolExecutor(_VERIFIERS if verify else 1) as pool:  # hashing lets other threads run
             return list(pool.map(record, range(len(slides))))
+
+
+def _bytes_at(path: Path, offset: int, num_bytes: int) -> bytearray:
+    """Return bytes of a file, read and not mapped: what is mapped stays in this process's memory, a whole shard in the end."""
+    data = bytearray(num_bytes)
+    with path.open("rb") as file:
+        file.seek(offset)
+        if file.readinto(data) != num_bytes:
+            raise bag_file_error(path.name, f"an end before byte {offset + num_bytes}", "a whole page")
+    return data
 
 
 def read_coordinates(path: Path, row_group: int, footer: pq.FileMetaData) -> npt.NDArray[np.int32]:
@@ -191,12 +204,6 @@ class _OpenShard:
     """A shard being written under a temporary name: add bags, then publish once; discard is safe at any time."""
 
     def __init__(self, directory: Path, encoder: EncoderInfo) -> None:
-        element = pa.field("element", pa.float16(), nullable=False)
-        self._embedding_type = pa.list_(element, encoder.dim)
-        kinds = (pa.string(), pa.string(), pa.int32(), pa.int32(), self._embedding_type)
-        names = (*_SMALL_COLUMNS, "embedding")
-        fields = [pa.field(name, kind, nullable=False) for name, kind in zip(names, kinds, strict=True)]
-        self._schema = pa.schema(fields)
         self._encoder = asdict(encoder)
         self._slides: list[dict[str, object]] = []
         self._directory = directory
@@ -204,35 +211,13 @@ class _OpenShard:
         self.num_bytes = 0
         with self._writing():
             directory.mkdir(parents=True, exist_ok=True)
-        # The limits keep a slide in one page; the identifiers' statistics let SQL engines skip row groups.
-        with self._writing():
-            self._writer = pq.ParquetWriter(
-                self._temporary,
-                self._schema,
-                compression=dict.fromkeys(_SMALL_COLUMNS, "zstd") | {"embedding.list.element": "none"},
-                use_dictionary=["slide_id", "case_id"],
-                write_statistics=["slide_id", "case_id"],
-                data_page_size=INT32_MAX,
-                max_rows_per_page=INT32_MAX,
-                data_page_version="1.0",
-                write_page_checksum=True,
-                write_page_index=True,
-            )
+            self._file = ShardFile(self._temporary, encoder.dim)
 
     def add(self, bag: _Checked) -> None:
         """Append one row group."""
-        embedding, xy, num_patches = bag.embedding, bag.xy, len(bag.embedding)
-        flat = pa.Array.from_buffers(pa.float16(), embedding.size, [None, pa.py_buffer(embedding)])
-        columns = [
-            pa.repeat(bag.slide["slide_id"], num_patches),
-            pa.repeat(bag.slide["case_id"], num_patches),
-            pa.array(np.ascontiguousarray(xy[:, 0])),
-            pa.array(np.ascontiguousarray(xy[:, 1])),
-            pa.FixedSizeListArray.from_arrays(flat, type=self._embedding_type),
-        ]
         with self._writing():
-            self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema), row_group_size=num_patches)
-        self.num_bytes += embedding.nbytes
+            self._file.add(str(bag.slide["slide_id"]), str(bag.slide["case_id"]), bag.xy, bag.embedding)
+        self.num_bytes += bag.embedding.nbytes
         self._slides.append(bag.slide)
 
     def publish(self) -> list[BagRecord]:
@@ -244,14 +229,13 @@ class _OpenShard:
             "mice.slides": _canonical(self._slides),
             "mice.content_sha256": content_sha256,
         }
-        self._writer.add_key_value_metadata(metadata)
         with self._writing():
-            self._writer.close()
+            self._file.finish(metadata)
             sync_file(self._temporary)
-        read_shard_index(self._temporary, verify=True)
+        read_shard_index(self._temporary, verify=True, is_hashed=False)  # the checksums are of the arrays that were hashed
         path = self._directory / f"{content_sha256[:32]}.parquet"
         try:
-            # Another pyarrow may have laid out the same content elsewhere, so the records come from the file kept.
+            # Another version may have laid out the same content elsewhere, so the records come from the file kept.
             records = read_shard_index(path, verify=True) if path.exists() else None
         except BagFileError:
             _logger.warning("%s is damaged and is replaced by the shard just written", path)
@@ -268,8 +252,8 @@ class _OpenShard:
 
     def discard(self) -> None:
         """Remove the temporary file, if it is still there."""
-        with suppress(OSError):  # what stopped the writing stops the footer too
-            self._writer.close()
+        with suppress(OSError):  # what stopped the writing stops the last bytes too
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     @contextmanager

@@ -11,6 +11,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,6 +36,7 @@ _JSON = {".json": False, ".jsonl": True, ".ndjson": True}  # whether every line 
 _TAB_SEPARATED = {".tsv", ".txt", ".maf"}
 # More files than these are hashed with progress shown.
 _FEW = 100
+_HASHERS = 2
 # What readers of damaged or hostile files raise.
 _UNREADABLE = (
     pl.exceptions.PolarsError,
@@ -75,8 +77,9 @@ def find(landing: Path, pattern: str) -> list[SourceFile]:
             f"landing folder {landing}: no file matches {pattern!r}, expected at least one. "
             "Check that the download is complete and that the contract's path is right."
         )
-    shown = tracked(paths, f"fingerprints of {pattern}", len(paths)) if len(paths) > _FEW else paths
-    return [checked(landing, path) for path in shown]
+    with ThreadPoolExecutor(_HASHERS) as pool:  # hashing lets other threads run
+        files = pool.map(lambda path: checked(landing, path), paths)
+        return list(tracked(files, f"fingerprints of {pattern}", len(paths)) if len(paths) > _FEW else files)
 
 
 def checked(landing: Path, path: Path) -> SourceFile:

@@ -107,12 +107,14 @@ def test_a_case_has_the_cores_of_its_eight_stains(copy: tuple[Staged, Home]) -> 
         np.testing.assert_allclose(reader.read(BagRecord(**row))[0], source[128:384], rtol=1e-3, atol=1e-4)
 
 
-def test_the_shipped_study_names_what_the_contract_gives() -> None:
-    study = load_study(Platform(study="hancock").study_file)
-    assert study.contracts == (CONTRACT.name,)
+@pytest.mark.parametrize("name", ["hancock", "tcga-hancock"])
+def test_the_shipped_studies_name_what_the_contract_gives(name: str) -> None:
+    study = load_study(Platform(study=name).study_file)
+    assert CONTRACT.name in study.contracts
     assert study.split in {split.name for split in CONTRACT.splits}
     assert set(study.evaluate) == {CONTRACT.cases.cancer_type.always}
     assert study.endpoint in CONTRACT.endpoints.endpoints
+    assert study.features.slide_encoder in {None, *(source.encoder.name for source in CONTRACT.slides)}
 
 
 def test_it_trains_and_predicts_without_genomics(tmp_path: Path) -> None:

@@ -70,8 +70,8 @@ def test_redacted_cases_are_out(staged: Staged) -> None:
 
 def test_no_outcome_is_among_the_slide_features(contract: Contract, landing: Path) -> None:
     """The files of slide features carry outcome columns beside them: the pattern must not match one."""
-    from feature_store.ingest.omics import feature_columns
-    from feature_store.ingest.slides import _canonical
+    from feature_store.ingest.numbers import feature_columns
+    from feature_store.ingest.slide_vectors import canonical_name
 
     words = [
         "SURV",
@@ -92,7 +92,9 @@ def test_no_outcome_is_among_the_slide_features(contract: Contract, landing: Pat
     for spec in contract.slides:
         for file in sources.find(landing, spec.path):
             raw = sources.read_table(file)
-            columns = feature_columns(raw.rename({name: _canonical(name) for name in raw.columns if name}), spec.features, file)
+            columns = feature_columns(
+                raw.rename({name: canonical_name(name) for name in raw.columns if name}), spec.features, file
+            )
             assert len(columns) == 607
             assert not [name for name in columns if any(word in name for word in words)]
 

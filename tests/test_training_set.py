@@ -14,7 +14,7 @@ from feature_store.bag_reader import BagReader
 from feature_store.contract import Contract
 from feature_store.contract.feature_sources import VectorSource
 from feature_store.contract.rules import Value
-from feature_store.contract.slide_sources import PatchFolderSource
+from feature_store.contract.slide_sources import SlideTableSource
 from feature_store.contract.splits import RandomSplit
 from feature_store.errors import LeakageError, SnapshotMissingError, StudyError
 from feature_store.home import Home
@@ -285,7 +285,7 @@ def test_a_store_without_a_cohort_has_nothing_to_train_on(tmp_path: Path) -> Non
 
 def test_bags_of_two_encoders_need_a_choice(clean_landing: Path, synthetic_contract: Contract, tmp_path: Path) -> None:
     source = synthetic_contract.slides[0]
-    assert isinstance(source, PatchFolderSource)
+    assert isinstance(source, SlideTableSource)
     other = source.model_copy(update={"encoder": source.encoder.model_copy(update={"name": "another-32"})})
     contract = synthetic_contract.model_copy(update=NO_OMICS | {"slides": (source, other)})
     home = Home(tmp_path / "home")

@@ -11,7 +11,7 @@ from feature_store.contract.rules import Identifier
 from feature_store.contract.slide_sources import SlideVectorSource
 from feature_store.errors import ColumnMissingError, SourceFormatError
 from feature_store.ingest.context import Ingest
-from feature_store.ingest.omics import feature_columns, numeric
+from feature_store.ingest.numbers import feature_columns, numeric
 from feature_store.ingest.slide_offer import Listing
 from feature_store.sources import SourceFile, require_columns
 
