@@ -11,7 +11,9 @@ from feature_store.audit import audit
 from feature_store.contract import Contract, load_contract
 from feature_store.contract.splits import GivenSplit
 from feature_store.home import Home
-from feature_store.ingest.stage import Staged, stage
+from feature_store.ingest.stage import Staged, landing_files, stage
+from feature_store.ingest_report import ingest_report
+from feature_store.ingest_report_text import report_text
 from feature_store.tables import COHORT_TABLES
 
 pytestmark = pytest.mark.real
@@ -129,3 +131,25 @@ def test_barcodes_that_the_cases_lack_are_quarantined(staged: Staged) -> None:
     unknown = quarantined(staged, "mutations", "case is not in the cases table")["case_id_found"]
     assert unknown.filter(unknown.str.starts_with("TCGA-17-Z")).str.slice(0, 12).n_unique() == 52
     assert not staged.table("cases")["case_id"].str.starts_with("TCGA-17-Z").any()
+
+
+def test_the_report_explains_every_row_that_was_set_aside(staged: Staged, contract: Contract, landing: Path) -> None:
+    report = ingest_report(staged, landing, landing_files(contract, landing))
+    quarantine = staged.table("quarantine")
+    assert sum(one.rows for one in report.set_aside) == quarantine.height
+    assert quarantine["reason"].null_count() == quarantine["path"].null_count() == 0
+    said = {(one.table, one.reason): one for one in report.set_aside}
+    assert {reason for table, reason in said if table == "protein"} >= {"case is not of TCGA-LIHC, as the file is"}
+    of_mesothelioma = said["protein", "case is not of TCGA-LIHC, as the file is"]
+    assert (of_mesothelioma.rows, of_mesothelioma.files) == (63, {"raw/rtcga_rppa/LIHC.RPPA.rda": 63})
+    unknown = said["mutations", "case is not in the cases table"]
+    assert (unknown.num_ids, unknown.num_ids_left_out) == (87, 35)  # the other 52 are Firehose's LUAD
+    assert all(case_id.startswith("TCGA-17-Z") for case_id, _ in unknown.examples)
+    nameless = said["reports", f"identifier does not match {contract.case_id.pattern}"]
+    assert nameless.num_ids == 70
+    extreme = said["rna", "values outside the plausible -50 to 50"]
+    assert extreme.effect == "kept"
+    assert max(vectors.highest or 0 for vectors in report.vectors) == pytest.approx(36893.305)
+    text = report_text(report)
+    assert "raw/rtcga_rppa/LIHC.RPPA.rda, 92,996 bytes: NOTHING TAKEN; 63 rows set aside" in text
+    assert "3.689e+04" in text
