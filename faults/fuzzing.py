@@ -74,10 +74,11 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 @dataclass
 class _Shared:
-    """What parent and child both see: the input under way, when it began, and counts."""
+    """What parent and child both see: the input under way, when it began, when all is over (0: not yet known), and counts."""
 
     number: Synchronized
     began: Synchronized
+    end: Synchronized
     read: Synchronized
     refused: Synchronized
 
@@ -85,10 +86,10 @@ class _Shared:
 def _fuzz(parser: Parser, folder: Path, seconds: float, found: Found) -> None:
     """Feed one parser until its time is over; a child that died or hung is followed by another, after the input it was at."""
     folder.mkdir(parents=True)
-    shared = _Shared(PROCESSES.Value("q", 0), PROCESSES.Value("d", 0.0), PROCESSES.Value("q", 0), PROCESSES.Value("q", 0))
-    end, num_findings = time.monotonic() + seconds, 0
-    while time.monotonic() < end and num_findings < MOST_FINDINGS:
-        with _child(parser, folder, shared, end) as (process, findings):
+    shared = _Shared(*(PROCESSES.Value(kind, 0) for kind in "qddqq"))
+    num_findings = 0
+    while not 0 < shared.end.value < time.monotonic() and num_findings < MOST_FINDINGS:
+        with _child(parser, folder, shared, seconds) as (process, findings):
             while process.is_alive() and not (is_hung := 0 < shared.began.value < time.monotonic() - HANG_S):
                 process.join(0.1)
             with contextlib.suppress(EOFError):  # the end, once it is reached
@@ -107,15 +108,16 @@ def _fuzz(parser: Parser, folder: Path, seconds: float, found: Found) -> None:
     for path in folder.iterdir():
         if path.name in {seed.name for seed in parser.seeds}:
             path.unlink()  # the input at which a child ended
+    found.expect(shared.number.value > 0, f"{parser.name}: no input was fed")
     found.add("inputs", shared.number.value)
     found.add("read", shared.read.value)
     found.add("refused", shared.refused.value)
 
 
 @contextlib.contextmanager
-def _child(parser: Parser, folder: Path, shared: _Shared, end: float) -> Iterator[tuple[ForkServerProcess, Connection]]:
+def _child(parser: Parser, folder: Path, shared: _Shared, seconds: float) -> Iterator[tuple[ForkServerProcess, Connection]]:
     ours, theirs = PROCESSES.Pipe(duplex=False)
-    process = PROCESSES.Process(target=_feed, args=(parser, folder, shared, end, theirs))
+    process = PROCESSES.Process(target=_feed, args=(parser, folder, shared, seconds, theirs))
     process.start()
     theirs.close()
     try:
@@ -126,13 +128,14 @@ def _child(parser: Parser, folder: Path, shared: _Shared, end: float) -> Iterato
         ours.close()
 
 
-def _feed(parser: Parser, folder: Path, shared: _Shared, end: float, findings: Connection) -> None:
+def _feed(parser: Parser, folder: Path, shared: _Shared, seconds: float, findings: Connection) -> None:
     """Read input after input, beginning with the number after the last that was finished."""
     resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     read: Callable[[Path], object] = parser.read
     seeds = [(path.name, path.read_bytes()) for path in parser.seeds]
-    while time.monotonic() < end:
+    shared.end.value = shared.end.value or time.monotonic() + seconds
+    while time.monotonic() < shared.end.value:
         rng = random.Random(f"{parser.name} {shared.number.value}")
         name, data = rng.choice(seeds)
         path = folder / name

@@ -137,14 +137,6 @@ def reaching_out(trial: Trial) -> Found:
             dataset.write_direct_chunk((0, 0), np.ones((5, DIM), np.float32).tobytes())
             file["coords"] = np.zeros((5, 2), np.int64)
 
-    def bomb(path: Path) -> None:
-        with h5py.File(path, "w") as file:
-            features = file.create_dataset("features", (1 << 22, DIM), "f4", chunks=(1 << 15, DIM), compression="gzip")
-            zeros = np.zeros((1 << 15, DIM), np.float32)
-            for begin in range(0, len(features), len(zeros)):  # at once it takes minutes
-                features[begin : begin + len(zeros)] = zeros
-            file.create_dataset("coords", (1 << 22, 2), "i8", chunks=(1 << 15, 2), compression="gzip")
-
     makers = {
         "external data": external,
         "an external link": linked(h5py.ExternalLink(str(other), "/features")),
@@ -153,9 +145,18 @@ def reaching_out(trial: Trial) -> Found:
         "objects": objects,
         "a claim of 4 TB": claiming(chunks=(1, DIM)),
         "an unknown filter": unknown_filter,
-        "zeros packed 1000 to 1": bomb,
+        "zeros packed 1000 to 1": _bomb,
     }
     return _refused(trial, {name: (".h5", make) for name, make in makers.items()})
+
+
+def _bomb(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        features = file.create_dataset("features", (1 << 22, DIM), "f4", chunks=(1 << 15, DIM), compression="gzip")
+        zeros = np.zeros((1 << 15, DIM), np.float32)
+        for begin in range(0, len(features), len(zeros)):  # at once it takes minutes
+            features[begin : begin + len(zeros)] = zeros
+        file.create_dataset("coords", (1 << 22, 2), "i8", chunks=(1 << 15, 2), compression="gzip")
 
 
 def pickles(trial: Trial) -> Found:
