@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
@@ -23,11 +23,12 @@ from PIL import Image
 
 from feature_store.errors import SlideReadError
 from feature_store.slides.grid import Grid, blocks
-from feature_store.slides.slide_file import kept_open
+from feature_store.slides.jpeg_tiles import JpegTiles
+from feature_store.slides.slide_file import open_slide
 from feature_store.slides.tissue import flattened
 
-# Patches along a block's side: 8 of 256 pixels from a level twice as fine are 64 MiB decoded, and 12 MiB of patches.
-BLOCK_SIDE = 8
+# Patches along a block's side: 4 of 256 pixels from a level twice as fine are 16 MiB decoded, which the allocator still reuses, and
+BLOCK_SIDE = 4
 # Blocks ahead of the one in use, for each process: one being made, one waiting.
 _AHEAD = 2
 # A block with fewer of its places taken than this is read patch by patch.
@@ -104,23 +105,57 @@ def _end_after(sentinel: int) -> None:
 
 def _decoded(block: _Block) -> NDArray[np.uint8]:
     try:
-        return _read(block)
+        return _read(_reader(block.path), block)
     except (openslide.OpenSlideError, OSError) as error:
-        with suppress(Exception):
-            kept_open.cache_clear()  # after an error OpenSlide refuses every further call
+        _reader.cache_clear()  # after an error OpenSlide refuses every further call
         why = str(error).replace(f"Reading {block.path}: ", "").replace(str(block.path), "the file")
         raise SlideReadError(f"pixels that do not decode ({why}), expected a whole file. Fetch it again.") from error
 
 
-def _read(block: _Block) -> NDArray[np.uint8]:
-    slide = kept_open(block.path)
+class _Reader:
+    """A slide that stays open, read by way of its JPEG tiles where the first region read comes out equal both ways."""
+
+    def __init__(self, path: Path) -> None:
+        self._slide = open_slide(path)
+        try:
+            self._tiles: JpegTiles | None = JpegTiles(path, self._slide.level_dimensions)
+        except ValueError:
+            self._tiles = None
+        self._is_compared = False
+
+    def region(self, corner: NDArray[np.int32], level: int, width: int, height: int) -> Image.Image:
+        """Return RGB pixels of a level from level-0 pixel `corner` on."""
+        if self._tiles is not None:
+            try:
+                x, y = np.rint(corner / self._slide.level_downsamples[level]).astype(int).tolist()
+                pixels = self._tiles.read(level, x, y, width, height)
+                if self._is_compared:
+                    return Image.fromarray(pixels)
+            except ValueError:  # OpenSlide knows what to do about missing tiles, or says what is damaged
+                return self._painted(corner, level, width, height)
+            painted = self._painted(corner, level, width, height)
+            self._is_compared = np.array_equal(pixels, painted)
+            self._tiles = self._tiles if self._is_compared else None
+            return painted
+        return self._painted(corner, level, width, height)
+
+    def _painted(self, corner: NDArray[np.int32], level: int, width: int, height: int) -> Image.Image:
+        return flattened(self._slide.read_region((int(corner[0]), int(corner[1])), level, (width, height)))
+
+
+@lru_cache(maxsize=2)
+def _reader(path: Path) -> _Reader:
+    return _Reader(path)
+
+
+def _read(reader: _Reader, block: _Block) -> NDArray[np.uint8]:
     size, out_size = block.level_size_px, block.size_px
     corner = block.xy.min(axis=0)
     offsets = np.rint((block.xy - corner) / block.downsample).astype(int)
     width, height = (offsets.max(axis=0) + size).tolist()
     if len(offsets) * size * size < _DENSE * width * height:
-        return np.concatenate([_read(_only(block, index)) for index in range(len(offsets))])
-    region = flattened(slide.read_region((int(corner[0]), int(corner[1])), block.level, (width, height)))
+        return np.concatenate([_read(reader, replace(block, xy=block.xy[i : i + 1])) for i in range(len(offsets))])
+    region = reader.region(corner, block.level, width, height)
     factor, rest = divmod(size, out_size)
     if rest == 0 and not (offsets % factor).any():
         pixels = np.asarray(region.reduce(factor) if factor > 1 else region)
@@ -128,11 +163,3 @@ def _read(block: _Block) -> NDArray[np.uint8]:
         return np.stack([pixels[y : y + out_size, x : x + out_size] for x, y in corners.tolist()])
     boxes = [(x, y, x + size, y + size) for x, y in offsets.tolist()]
     return np.stack([np.asarray(region.resize((out_size, out_size), Image.Resampling.BILINEAR, box)) for box in boxes])
-
-
-def _only(block: _Block, index: int) -> _Block:
-    return _Block(
-        block.path, block.level, block.downsample, block.level_size_px, block.size_px, block.xy[index : index + 1]
-    )
-
-

@@ -6,7 +6,6 @@ Belongs here: OpenSlide, and what it says of a slide as a whole. Does not belong
 
 import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import openslide
@@ -98,12 +97,6 @@ def slide_sha256(path: Path) -> str:
     found = [fingerprint(path.parent, file) for file in files]
     lines = (f"{file.relative}\0{file.sha256}\n" for file in found)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-@lru_cache(maxsize=4)
-def kept_open(path: Path) -> openslide.OpenSlide:
-    """Return a slide that stays open for the next call: opening takes longer than reading a patch."""
-    return open_slide(path)
 
 
 def _number(text: str | None) -> float | None:
