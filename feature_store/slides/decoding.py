@@ -58,6 +58,10 @@ class Decoders:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 

@@ -24,17 +24,17 @@ class Scale:
     origin: Origin
 
 
-def slide_scale(name: str, facts: SlideFacts, declared_mpp: float | None) -> Scale:
+def slide_scale(facts: SlideFacts, declared_mpp: float | None) -> Scale:
     """Return a slide's scale: by its header, else as the contract declares it, else by the objective's nominal power.
 
     Raises SlideScaleError where nothing says it, where the header's number cannot be a slide's, and where header and contract
     differ by more than scanners' numbers do.
     """
-    header = _header_mpp(name, facts, declared_mpp)
+    header = _header_mpp(facts, declared_mpp)
     if header is not None:
         if declared_mpp is not None and abs(math.log(header / declared_mpp)) > math.log1p(TOLERANCE):
             raise SlideScaleError(
-                f"slide {name}: {header:g} microns per pixel by its header, expected {declared_mpp:g} by the contract. "
+                f"{header:g} microns per pixel by its header, expected {declared_mpp:g} by the contract. "
                 "Find out which is right, and correct the contract."
             )
         return Scale(header, "header")
@@ -43,12 +43,12 @@ def slide_scale(name: str, facts: SlideFacts, declared_mpp: float | None) -> Sca
     if facts.objective_power is not None:
         return Scale(MICRONS_AT_1X / facts.objective_power, "objective power")
     raise SlideScaleError(
-        f"slide {name}: no microns per pixel and no objective power in its header, expected one of them. "
+        "no microns per pixel and no objective power in its header, expected one of them. "
         "Ask who scanned it, and declare `slide_mpp` in the contract, or the column `mpp` of the slide table."
     )
 
 
-def _header_mpp(name: str, facts: SlideFacts, declared_mpp: float | None) -> float | None:
+def _header_mpp(facts: SlideFacts, declared_mpp: float | None) -> float | None:
     if facts.header_mpp is None:
         return None
     x, y = facts.header_mpp
@@ -57,11 +57,11 @@ def _header_mpp(name: str, facts: SlideFacts, declared_mpp: float | None) -> flo
         if declared_mpp is not None:  # a number that is no slide's contradicts nobody
             return None
         raise SlideScaleError(
-            f"slide {name}: {mpp:g} microns per pixel by its header, expected {PLAUSIBLE_MPP[0]:g} to {PLAUSIBLE_MPP[1]:g}: a "
+            f"{mpp:g} microns per pixel by its header, expected {PLAUSIBLE_MPP[0]:g} to {PLAUSIBLE_MPP[1]:g}: a "
             "resolution for screen or print. Declare `slide_mpp` in the contract, or the column `mpp` of the slide table."
         )
     if abs(x - y) > _SQUARE_WITHIN * mpp:
         raise SlideScaleError(
-            f"slide {name}: {x:g} by {y:g} microns per pixel by its header, expected square pixels. Scan or convert it again."
+            f"{x:g} by {y:g} microns per pixel by its header, expected square pixels. Scan or convert it again."
         )
     return mpp

@@ -39,7 +39,7 @@ def open_slide(path: Path) -> openslide.OpenSlide:
     try:
         return openslide.OpenSlide(path)
     except (openslide.OpenSlideError, OSError) as error:
-        raise SlideReadError(f"slide {path.name}: {_reason(path, error)}") from error
+        raise SlideReadError(_reason(path, error)) from error
 
 
 def _reason(path: Path, error: Exception) -> str:
