@@ -29,7 +29,7 @@ def declared_mpp(spec: WholeSlideSource, row: dict[str, object]) -> float | None
 def made_by(spec: WholeSlideSource, embeddings: Path) -> EncoderInfo | None:
     """Return the encoder that made a source's embeddings; None before the first."""
     made = RecipeFolder(embeddings, recipe_of(spec)).encoder()
-    return made and EncoderInfo(spec.encoder.name, made.weight_sha256, made.width, made.normalisation)
+    return None if made is None else EncoderInfo(spec.encoder.name, made.weight_sha256, made.width, made.normalisation)
 
 
 def embedded_bag(path: Path, spec: WholeSlideSource, row: dict[str, object], listing: Listing, embeddings: Path) -> SlideBag:

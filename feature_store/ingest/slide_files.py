@@ -101,9 +101,8 @@ def _load(ingest: Ingest, spec: SlideTableSource | SlideFolderSource, row: dict[
             raise BagInputError(f"slide {slide_id}: {name} missing or not positive, expected a number. Correct the slide table.")
     path = ingest.landing / str(row["_path"])
     if not sources.is_below(path, ingest.landing):
-        raise BagInputError(
-            f"slide {slide_id}: no file {path.name} in the landing folder, expected {'it' if spec.are_slides else 'its patch features'}. Fetch it."
-        )
+        what = "the slide" if spec.are_slides else "its patch features"
+        raise BagInputError(f"slide {slide_id}: no file {path.name} in the landing folder, expected {what}. Fetch it.")
     source = fingerprint(ingest.landing, path)
     ingest.files[source.relative] = source
     ingest.used_by.setdefault(str(row["cohort"]), set()).add(source.relative)

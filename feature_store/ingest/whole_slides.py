@@ -1,4 +1,4 @@
-"""Which whole slides a contract has to embed, and what is embedded of them so far. Making embeddings: mice_model/slide_embedding/."""
+"""Which whole slides a contract has to embed, and what is embedded of them so far. Making it: mice_model/slide_embedding/."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

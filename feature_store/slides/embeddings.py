@@ -4,8 +4,8 @@ A recipe (encoder, grid, least tissue) has a folder; in it a slide's files are n
 identifier, and a slide that comes again under another name is not embedded again. A slide is embedded if its manifest is there,
 and its manifest is there only once all else is durable: a killed run leaves no half of a slide that looks whole.
 
-Belongs here: names, writing, reading back. Does not belong here: making embeddings (mice_model/slide_embedding/), taking them into
-bags (ingest/whole_slides.py).
+Belongs here: names, writing, reading back. Does not belong here: making embeddings (mice_model/slide_embedding/), taking them
+into bags (ingest/whole_slides.py).
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,8 +67,8 @@ class EncoderMade:
 class Manifest:
     """What became of a slide. `refused` says why it has no embedding, and then all after it is empty.
 
-    `declared_mpp`: the contract's microns per pixel, None where it says none; `mpp` is what was taken, `mpp_origin` by whose word.
-    `grid` and `slide` describe how patches were cut and what from; `versions`, with what.
+    `declared_mpp`: the contract's microns per pixel, None where it says none; `mpp` is what was taken, `mpp_origin` by whose
+    word. `grid` and `slide` describe how patches were cut and what from; `versions`, with what.
     """
 
     slide_sha256: str
@@ -128,15 +129,15 @@ class RecipeFolder:
         made_by = self.encoder()
         if made_by != encoder:
             raise EncoderError(
-                f"encoder {encoder.name}: weights {encoder.weight_sha256[:12]}, {encoder.normalisation}; expected those that made "
-                f"the embeddings in {self.path.name}: {made_by and made_by.weight_sha256[:12]}, "
+                f"encoder {encoder.name}: weights {encoder.weight_sha256[:12]}, {encoder.normalisation}; expected those that "
+                f"made the embeddings in {self.path.name}: {made_by and made_by.weight_sha256[:12]}, "
                 f"{made_by and made_by.normalisation}. Declare `encoder.sha256` in the contract, or remove that folder."
             )
         (self.path / "locks").mkdir(exist_ok=True)
 
     def keep(self, manifest: Manifest, features: NDArray[np.float16], xy: NDArray[np.int32], picture: bytes) -> None:
         """Keep a slide's embedding; it counts once the last of its files is in place. Raises StoreWriteError."""
-        tensors = {"features": np.ascontiguousarray(features), "coords": np.ascontiguousarray(xy)}
+        tensors: dict[str, NDArray[Any]] = {"features": np.ascontiguousarray(features), "coords": np.ascontiguousarray(xy)}
         path = self.features(manifest.slide_sha256)
         self.manifest_file(manifest.slide_sha256).unlink(missing_ok=True)  # of another declared resolution
         self._durably(path.name, lambda new: save_file(tensors, new))

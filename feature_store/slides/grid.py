@@ -56,7 +56,7 @@ def lay_grid(
     scale = wanted / mpp
     if scale < _FINEST:
         raise SlideScaleError(
-            f"scanned at {mpp:g} microns per pixel, expected {wanted:g} or finer. Ask for coarser patches, or leave the slide out."
+            f"scanned at {mpp:g} microns per pixel, expected {wanted:g} or finer. Ask for coarser patches, or leave it out."
         )
     whole = max(1, round(scale))
     scale = whole if abs(scale / whole - 1) <= _NEARLY_WHOLE else scale

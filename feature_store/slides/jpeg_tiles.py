@@ -1,7 +1,7 @@
 """Decoding the JPEG tiles of a TIFF slide directly, with libjpeg by way of Pillow.
 
-OpenSlide paints every tile through cairo, which takes several times as long as decoding it. What comes out here is the same, pixel
-by pixel, and is used only where a look at the slide's own tiles shows that (decoding.py); all else is left to OpenSlide.
+OpenSlide paints every tile through cairo, which takes several times as long as decoding it. What comes out here is the same,
+pixel by pixel, and is used only where a look at the slide's own tiles shows that (decoding.py); all else is left to OpenSlide.
 """
 
 import io

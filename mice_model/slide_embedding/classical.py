@@ -6,10 +6,10 @@ model: it keeps the pipeline whole where none can be had, and is a floor to comp
 """
 
 import hashlib
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import skimage
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.color import rgb2hed
@@ -43,7 +43,7 @@ class ClassicalEncoder:
 
     def __init__(self) -> None:
         source = Path(__file__).read_bytes()
-        self.weight_sha256 = hashlib.sha256(source + skimage.__version__.encode()).hexdigest()
+        self.weight_sha256 = hashlib.sha256(source + version("scikit-image").encode()).hexdigest()
 
     def encode(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return (n, 57) for RGB patches (n, size, size, 3)."""
@@ -89,13 +89,15 @@ def _nuclei(hematoxylin: Values) -> Values:
     dark = np.zeros(hematoxylin.shape, bool) if is_flat else hematoxylin > max(float(threshold_otsu(hematoxylin)), floor)
     labels, _ = ndimage.label(dark)
     sizes = np.bincount(labels.ravel())[1:]
-    sizes = sizes[sizes >= _NOISE_PX] / _NUCLEUS_PX
+    relative = sizes[sizes >= _NOISE_PX] / _NUCLEUS_PX
     inside, outside = hematoxylin[dark], hematoxylin[~dark]
-    return np.array([
-        len(sizes) / hematoxylin.size * 1e4,
-        dark.mean(),
-        sizes.mean() if len(sizes) else 0.0,
-        sizes.std() if len(sizes) else 0.0,
-        inside.mean() if inside.size else 0.0,
-        outside.mean() if outside.size else 0.0,
-    ])
+    return np.array(
+        [
+            len(relative) / hematoxylin.size * 1e4,
+            dark.mean(),
+            relative.mean() if len(relative) else 0.0,
+            relative.std() if len(relative) else 0.0,
+            inside.mean() if inside.size else 0.0,
+            outside.mean() if outside.size else 0.0,
+        ]
+    )

@@ -33,7 +33,8 @@ def open_encoder(declared: Encoder, encoders: Path, device: str = "", *, uses_hu
     """Return the encoder that a contract declares: `classical`, `uni`, or a Hugging Face vision model by its name.
 
     Weights lie in `encoders/<name>`; with `uses_hub`, a Hugging Face model that does not is fetched. `device` is torch's name of
-    one; without it, CUDA if there is any. Raises EncoderError for weights that are missing, of another kind, or not those declared.
+    one; without it, CUDA if there is any. Raises EncoderError for weights that are missing, of another kind, or not those
+    declared.
     """
     encoder = _opened(declared, encoders, device, uses_hub=uses_hub)
     if encoder.width != declared.dim:
@@ -60,4 +61,6 @@ def _opened(declared: Encoder, encoders: Path, device: str, *, uses_hub: bool) -
     folder = encoders / declared.name
     if not folder.resolve().is_relative_to(encoders.resolve()):
         raise EncoderError(f"encoder {declared.name!r}: leads out of {encoders}, expected a name. Correct the contract.")
-    return open_uni(folder, device) if declared.name == UNI else open_huggingface(declared.name, folder, device, uses_hub=uses_hub)
+    return (
+        open_uni(folder, device) if declared.name == UNI else open_huggingface(declared.name, folder, device, uses_hub=uses_hub)
+    )

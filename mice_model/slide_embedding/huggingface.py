@@ -1,11 +1,13 @@
-"""Any vision model of Hugging Face's transformers as a patch encoder, from a local folder, or from the hub where that is allowed."""
+"""Any vision model of Hugging Face's transformers as a patch encoder, from a local folder, or the hub where that is allowed."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
 from feature_store.errors import EncoderError
@@ -43,7 +45,7 @@ def open_huggingface(name: str, folder: Path, device: str = "", *, uses_hub: boo
     return NetworkEncoder(name, network, _class_token, width, sha256_of_files([*files, *others]), normalisation, device)
 
 
-def _class_token(network: nn.Module, x: Tensor) -> Tensor:
+def _class_token(network: Callable[..., Any], x: Tensor) -> Tensor:
     found: Tensor = network(pixel_values=x).last_hidden_state
     return found[:, 0] if found.ndim == 3 else found.flatten(2).mean(dim=-1)
 

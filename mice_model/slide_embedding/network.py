@@ -5,6 +5,7 @@ Belongs here: what UNI and Hugging Face's models share. Does not belong here: an
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ _GPU_BATCH, _CPU_BATCH = 256, 16
 
 @dataclass(frozen=True)
 class InputNormalisation:
-    """What is done to a picture first: scaled to `size_px` squared (bilinear, antialiased), less `mean`, over `std`, of 0 to 1."""
+    """What is done to a picture first: scaled to `size_px` squared (bilinear, antialiased), less `mean`, over `std`."""
 
     size_px: int
     mean: tuple[float, float, float]
@@ -47,7 +48,7 @@ class NetworkEncoder:
         self,
         name: str,
         network: nn.Module,
-        forward: Callable[[nn.Module, Tensor], Tensor],
+        forward: Callable[[Callable[..., Any], Tensor], Tensor],
         width: int,
         weight_sha256: str,
         normalisation: InputNormalisation,
@@ -63,7 +64,7 @@ class NetworkEncoder:
         self.normalisation = f"{normalisation}; {precision}"
         self.batch_size = _GPU_BATCH if self._is_cuda else _CPU_BATCH
         self._network = network.eval().requires_grad_(requires_grad=False).to(self.device)
-        self._run = torch.compile(self._network) if self._is_cuda else self._network
+        self._run: Callable[..., Any] = torch.compile(self._network) if self._is_cuda else self._network
         self._forward = forward
 
     @torch.inference_mode()

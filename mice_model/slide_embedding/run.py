@@ -1,7 +1,8 @@
 """The embedding run: every slide of a contract that has no embedding yet, shared out to processes. No pixel is touched here.
 
-A process takes a slide at a time and keeps its embedding whole or not at all (feature_store/slides/embeddings.py), so a run that is
-killed goes on at the first slide that is not done. Several machines share a run by `shard`; two that meet at a slide wait.
+A process takes a slide at a time and keeps its embedding whole or not at all (feature_store/slides/embeddings.py), so a run
+that is killed goes on at the first slide that is not done. Several machines share a run by `shard`; two that meet at a slide
+wait.
 """
 
 import logging
@@ -37,8 +38,9 @@ logger = logging.getLogger(__name__)
 class RunConfig:
     """How a run is shared out; no result depends on it but through the device's precision.
 
-    `num_workers` slides are embedded at the same time, each by `num_decoders` decoding processes; 0 and -1: as many as the machine
-    has GPUs, and cores for each; without a GPU, a worker on each core, which decodes for itself. `shard` (i, n) takes every n-th slide.
+    `num_workers` slides are embedded at the same time, each by `num_decoders` decoding processes; 0 and -1: as many as the
+    machine has GPUs, and cores for each; without a GPU, a worker on each core, which decodes for itself. `shard` (i, n) takes
+    every n-th slide.
     """
 
     num_workers: int = 0
@@ -88,8 +90,8 @@ class EmbeddingReport:
 def embed_contract(contract: Contract, landing: Path, home: Home, config: RunConfig | None = None) -> EmbeddingReport:
     """Embed the contract's whole slides that are not embedded yet, and report on all of them.
 
-    A slide that cannot be embedded is refused with the reason, and the others go on. Raises EncoderError where an encoder cannot be
-    had or is another than before, StoreWriteError for a disk that takes no more, SlideReadError where a slide kills its worker.
+    A slide that cannot be embedded is refused with the reason, and the others go on. Raises EncoderError where an encoder cannot
+    be had or is another than before, StoreWriteError for a disk that takes no more, SlideReadError where a slide kills its worker.
     """
     config = config or RunConfig()
     number, of = config.shard
@@ -143,8 +145,8 @@ def _embedded(slides: Sequence[WholeSlide], home: Home, config: RunConfig) -> It
                 yield future.result()
         except BrokenProcessPool as error:
             raise SlideReadError(
-                "a worker died over a slide, expected its embedding. Run again: slides that are done stay done. If it dies again, "
-                "memory is short (fewer workers), or a file is damaged."
+                "a worker died over a slide, expected its embedding. Run again: slides that are done stay done. If it dies "
+                "again, memory is short (fewer workers), or a file is damaged."
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -115,9 +115,9 @@ class VisionTransformer(nn.Module):
 
 
 def open_uni(folder: Path, device: str = "", config: ViTConfig | None = None) -> NetworkEncoder:
-    """Return UNI with the weights of a local folder. Raises EncoderError for weights that are missing, pickled or of another model.
+    """Return UNI with the weights of a local folder; `config` is for a network of its kind but another size.
 
-    `config`: of a network of UNI's kind but another size.
+    Raises EncoderError for weights that are missing, pickled or of another model.
     """
     files = weight_files(UNI, folder)
     with torch.device("meta"):  # the weights take the place of what would be drawn first

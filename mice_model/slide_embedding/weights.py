@@ -22,8 +22,8 @@ def weight_files(name: str, folder: Path) -> list[Path]:
     pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
     if pickled:
         raise EncoderError(
-            f"encoder {name}: {', '.join(pickled)} in {folder}, expected safetensors. Loading pickled files runs whatever code is "
-            "in them, so they are not loaded here: convert them where nothing can be harmed (docs/slides.md, Weights)."
+            f"encoder {name}: {', '.join(pickled)} in {folder}, expected safetensors. Loading pickled files runs whatever code "
+            "is in them, so they are not loaded here: convert them where nothing can be harmed (docs/slides.md, Weights)."
         )
     raise EncoderError(
         f"encoder {name}: no weights in {folder}, expected *.safetensors. Put them there (docs/slides.md, Weights), or use the "
@@ -61,8 +61,8 @@ def load_strictly(name: str, network: nn.Module, files: Sequence[Path]) -> None:
     ]
     if wrong:
         raise EncoderError(
-            f"encoder {name}: {len(wrong)} tensors that do not fit, expected the published weights; first: {'; '.join(wrong[:3])}. "
-            "Put the weights of this model in place."
+            f"encoder {name}: {len(wrong)} tensors that do not fit, expected the published weights; first: "
+            f"{'; '.join(wrong[:3])}. Put the weights of this model in place."
         )
     with torch.no_grad():
         network.load_state_dict(state, strict=True, assign=True)
