@@ -35,8 +35,8 @@ endpoints:
     os: {duration: days, unit: days, event: died, events: {"0": false, "1": true}}
 slides:
   - layout: slide_folder
-    files: wsi/*.*
-    name: (?i:(?P<slide_id>(?P<case_id>(TCGA-[A-Z0-9]{2}|CMU|S)-[0-9]{4})[^/]*))\.[a-z]+$
+    files: wsi/*.svs
+    name: (?i:(?P<slide_id>(?P<case_id>(TCGA-[A-Z0-9]{2}|CMU|S)-[0-9]{4})[^/]*))\.svs$
     encoder: {name: classical, dim: 57}
     patches: {mpp: 0.5, size_px: 256}
 split: {kind: random, name: scans-2fold, num_folds: 2, seed: 0}
@@ -58,7 +58,9 @@ def write_tables(landing: Path, case_ids: list[str]) -> None:
     rows = ["case,site,age,days,died"]
     for number, case_id in enumerate(case_ids):
         day = date(2015, 1, 1) + timedelta(days=int(rng.integers(100, 2000)))
-        rows.append(f"{case_id},{('larynx', 'tongue')[number % 2]},{rng.integers(40, 80)},{(day - date(2015, 1, 1)).days},{number % 2}")
+        rows.append(
+            f"{case_id},{('larynx', 'tongue')[number % 2]},{rng.integers(40, 80)},{(day - date(2015, 1, 1)).days},{int(number % 4 < 2)}"
+        )
     landing.mkdir(parents=True, exist_ok=True)
     (landing / "cases.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
@@ -68,5 +70,5 @@ def write_slides(landing: Path, case_ids: list[str]) -> None:
     (landing / "wsi").mkdir(parents=True, exist_ok=True)
     for number, case_id in enumerate(case_ids):
         pieces = (Blob(0.3 + 0.05 * (number % 5), 0.5, 0.24, 0.38),)
-        path = landing / "wsi" / f"{case_id}.tiff"
+        path = landing / "wsi" / f"{case_id}.svs"
         write_pyramid(path, SIDE_PX, SIDE_PX, mpp=0.5, pieces=pieces, downsamples=(1, 4), seed=number)

@@ -91,7 +91,7 @@ def embed_contract(contract: Contract, landing: Path, home: Home, config: RunCon
     """Embed the contract's whole slides that are not embedded yet, and report on all of them.
 
     A slide that cannot be embedded is refused with the reason, and the others go on. Raises EncoderError where an encoder cannot
-    be had or is another than before, StoreWriteError for a disk that takes no more, SlideReadError where a slide kills its worker.
+    be had or is another than before, StoreWriteError for a full disk, SlideReadError where a slide kills its worker.
     """
     config = config or RunConfig()
     number, of = config.shard
