@@ -19,6 +19,7 @@ from dagster_project.resources import Platform
 from faults.slide_cohorts import CONTRACT, contract, write_slides, write_tables
 from feature_store.bag_reader import BagReader
 from feature_store.bag_record import BagRecord
+from feature_store.contract.deidentify import Deidentify
 from feature_store.erase.execute import erase_case
 from feature_store.errors import EncoderError, SlideReadError
 from feature_store.home import Home
@@ -211,6 +212,23 @@ def test_what_is_kept_names_nobody(home: Home) -> None:
     assert not any(name in path or name.encode() in data for path, data in files(home).items() for name in SCANNED)
 
 
+def test_a_deidentified_cohort_is_embedded_without_a_name(
+    landing: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home, hidden = Home(tmp_path / "home"), contract().model_copy(update={"deidentify": Deidentify()})
+    shutil.copytree(landing, tmp_path / "landing")
+    (tmp_path / "landing" / "wsi" / "S-0004.svs").write_bytes(b"no slide")
+    with caplog.at_level("INFO"):
+        report = embed_contract(hidden, tmp_path / "landing", home, IN_LINE)
+        rows = bags(stage(hidden, tmp_path / "landing", home))
+    assert rows.height == 3
+    assert not set(rows["slide_id"]) & set(SCANNED)
+    said = caplog.text + " ".join(f"{each.name} {each.manifest.refused}" for each in report.outcomes)
+    assert "no format that OpenSlide" in said
+    kept = " ".join(path.name for path in home.root.rglob("*"))
+    assert not any(name in said or name in kept for name in (*SCANNED, "S-0004"))
+
+
 def test_batches_are_of_one_size_whatever_the_pieces() -> None:
     def pieces(sizes: list[int]):  # type: ignore[no-untyped-def]
         begin = 0
@@ -271,13 +289,13 @@ def test_real_slides_go_from_file_to_prediction_by_contract_alone(tmp_path: Path
     folder, home = tmp_path / "landing", Home(tmp_path / "home")
     others = [f"S-{number:04}" for number in range(1, 41)]
     write_tables(folder, [*REAL, "S-0099", *others])
-    write_slides(folder, others[:4])
+    write_slides(folder, others[:2])
     for case_id, name in REAL.items():
         shutil.copy(WSI / name, folder / "wsi" / f"{case_id}.svs")
     shutil.copy(WSI / "broken.svs", folder / "wsi" / "S-0099.svs")
     home.cohorts.mkdir(parents=True)
     # the frozen slide's header is silent, so the contract speaks for it
-    text = CONTRACT.replace("    patches:", "    slide_mpp: 0.5\n    patches:")
+    text = CONTRACT.replace("patches: {mpp: 0.5,", "slide_mpp: 0.5\n    patches: {mpp: 1.0,")
     (tmp_path / "scans.yaml").write_text(text, encoding="utf-8")
     added = CliRunner().invoke(
         app, ["cohort", "add", str(tmp_path / "scans.yaml"), "--landing", str(folder), "--home", str(home.root)]
@@ -294,12 +312,12 @@ def test_real_slides_go_from_file_to_prediction_by_contract_alone(tmp_path: Path
     with Lake(home).reader() as connection:
         query = "SELECT case_id, num_patches, encoder, mpp FROM patch_bags JOIN slides USING (slide_id, case_id)"
         stored = {row[0]: row[1:] for row in connection.execute(query).fetchall()}
-    assert stored["TCGA-CR-7395"] == (160, "classical", 0.5)
-    assert stored["CMU-0001"] == (38, "classical", 0.499)
+    assert stored["TCGA-CR-7395"] == (39, "classical", 0.5)
+    assert stored["CMU-0001"] == (9, "classical", 0.499)
     with open_instance(home.dagster) as instance:
         event = instance.get_latest_materialization_event(dg.AssetKey("slide_embeddings"))
     metadata = event.asset_materialization.metadata
-    assert metadata["slides"].value == 7
+    assert metadata["slides"].value == 5
     assert "no format that OpenSlide" in metadata["refused"].value
-    assert metadata["microns_per_pixel_by"].value in {"header 5, contract 1", "contract 1, header 5"}
+    assert metadata["microns_per_pixel_by"].value in {"header 3, contract 1", "contract 1, header 3"}
     assert 1_000 < len(metadata["slide"].value) <= 60_000
