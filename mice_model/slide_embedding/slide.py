@@ -28,7 +28,7 @@ def embed_slide(slide: WholeSlide, encoder: PatchEncoder, decoders: Decoders, fo
     recipe = slide.recipe
     found = prepare(slide.path, recipe.patches, recipe.min_tissue, slide.declared_mpp)
     features = encode_patches(
-        slide.path.name if shows else "", found, decoders.patches(slide.path, found.grid, _downsample(found)), encoder
+        slide.name if shows else "", found, decoders.patches(slide.path, found.grid, _downsample(found)), encoder
     )
     manifest = _manifest(slide, found)
     folder.keep(manifest, features, found.grid.xy, slide_picture(found.low, found.mask, found.grid))
