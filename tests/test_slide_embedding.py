@@ -273,6 +273,18 @@ def test_the_command_embeds_reports_and_exits(landing: Path, home: Home, tmp_pat
     assert missing.exit_code == 2
 
 
+def test_validate_embeds_nothing_and_says_what_is_missing(landing: Path, home: Home, tmp_path: Path) -> None:
+    file = tmp_path / "scans.yaml"
+    file.write_text(CONTRACT, encoding="utf-8")
+    arguments = ["cohort", "validate", str(file), "--landing", str(landing), "--home"]
+    found = CliRunner().invoke(app, [*arguments, str(home.root)])
+    assert found.exit_code == 0, found.output
+    found = CliRunner().invoke(app, [*arguments, str(tmp_path / "empty")])
+    assert found.exit_code == 1
+    assert "no embedding yet" in found.output
+    assert not (tmp_path / "empty").exists()
+
+
 STUDY = SMALL | {
     "name": "scans",
     "description": "slides to predictions",

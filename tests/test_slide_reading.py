@@ -1,6 +1,7 @@
 """Whole slides up to their patches: header, scale, tissue, grid, pixels; real slides, and synthetic ones of known content."""
 
 import os
+import struct
 import subprocess
 import sys
 from contextlib import closing
@@ -210,6 +211,19 @@ def test_a_slide_that_cannot_give_such_patches_is_refused(slide: Path, tmp_path:
     tiny = write_pyramid(tmp_path / "tiny.tiff", 300, 300, downsamples=(1,))
     with pytest.raises(SlideTissueError, match="smaller than one patch"):
         prepare(tiny, GRID, 0.25)
+
+
+def test_a_slide_that_claims_too_much_is_refused_before_it_is_read(slide: Path, tmp_path: Path) -> None:
+    data = bytearray(slide.read_bytes())
+    size = struct.pack("<HHII", 256, 4, 1, 4_100)  # the first directory's width
+    assert data.count(size) == 1
+    path = tmp_path / "claim.tiff"
+    path.write_bytes(data.replace(size, struct.pack("<HHII", 256, 4, 1, 2_000_000_000)))
+    with pytest.raises(SlideReadError):
+        prepare(path, GRID, 0.25)
+    one_level = write_pyramid(tmp_path / "long.tiff", 600_000, 300, downsamples=(1,))
+    with pytest.raises(SlideReadError, match="600,000 pixels long, expected at most 500,000"):
+        prepare(one_level, GRID, 0.25)
 
 
 def test_a_slide_cut_short_is_refused(slide: Path, tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ from feature_store.slides.scale import Scale, slide_scale
 from feature_store.slides.slide_file import SlideFacts, open_slide, read_facts
 from feature_store.slides.tissue import LowMagnification, read_low, tissue_mask
 
+# The longest that any scanner makes is about half of this; a header that claims more would have memory claimed for it.
+MAX_SIDE_PX = 500_000
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -36,6 +39,8 @@ def prepare(path: Path, patches: PatchGrid, min_tissue: float, declared_mpp: flo
     """
     with closing(open_slide(path)) as slide:
         facts = read_facts(slide)
+        if max(facts.levels[0]) > MAX_SIDE_PX:
+            raise SlideReadError(f"{max(facts.levels[0]):,} pixels long, expected at most {MAX_SIDE_PX:,}. Fetch it again.")
         scale = slide_scale(facts, declared_mpp)
         try:
             low = read_low(slide, facts, scale.mpp)
