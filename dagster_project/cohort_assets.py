@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from dagster_project.failures import typed_failures
-from dagster_project.metadata import check_results, file_metadata, staged_metadata, table_metadata
+from dagster_project.metadata import check_results, embedding_metadata, file_metadata, staged_metadata, table_metadata
 from dagster_project.resources import Platform
 from feature_store.tables import COHORT_TABLES
 
@@ -35,9 +35,20 @@ def landing(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materia
     return dg.MaterializeResult(metadata=file_metadata(files), data_version=dg.DataVersion(content_key(contract, files)))
 
 
+@dg.asset(partitions_def=cohorts, deps=[landing], group_name="ingest", kinds={"pytorch"}, owners=["team:data"])
+def slide_embeddings(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    """Patch embeddings of the whole slides that the cohort's contract names, if any; one that is embedded is not again."""
+    from mice_model.slide_embedding.run import embed_contract
+
+    with typed_failures():
+        contract, folder = platform.landing(context.partition_key)
+        report = embed_contract(contract, folder, platform.home)
+    return dg.MaterializeResult(metadata=embedding_metadata(report))
+
+
 @dg.asset(
     partitions_def=cohorts,
-    deps=[landing],
+    deps=[landing, slide_embeddings],
     group_name="ingest",
     kinds={"polars", "parquet"},
     owners=["team:data"],

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from feature_store.sources import SourceFile
     from feature_store.tables import Table
     from mice_model.evaluation import TrainingCurve
+    from mice_model.slide_embedding.run import EmbeddingReport
 
 Metadata = dict[str, Any]
 
@@ -24,6 +25,22 @@ def file_metadata(files: "Sequence[SourceFile]") -> Metadata:
         "files": len(files),
         "bytes": sum(file.num_bytes for file in files),
         "first_files": dg.MetadataValue.md("\n".join(f"- `{f.relative}` {f.num_bytes:,} B" for f in files[:30])),
+    }
+
+
+def embedding_metadata(report: "EmbeddingReport") -> Metadata:
+    """Describe embeddings: slides and patches, by whose word their scale is, why slides were refused, and one slide's picture."""
+    refused = [f"- {one.name}: {one.manifest.refused}" for one in report.refused]
+    pictures = [one.picture for one in sorted(report.embedded, key=lambda one: not one.is_new)][:1]
+    shown = [base64.b64encode(path.read_bytes()).decode() for path in pictures if path.is_file()]
+    return {
+        "slides": len(report.outcomes),
+        "embedded_now": sum(one.is_new for one in report.embedded),
+        "patches": report.num_patches,
+        "microns_per_pixel_by": ", ".join(f"{origin} {number}" for origin, number in report.mpp_origins.items()) or "none",
+        "encoders": ", ".join(f"{made.name} {made.weight_sha256[:12]}" for made in report.encoders) or "none",
+        "refused": dg.MetadataValue.md("\n".join(refused[:30]) or "none"),
+        "slide": dg.MetadataValue.md(f"![tissue and patches](data:image/jpeg;base64,{shown[0]})" if shown else "none"),
     }
 
 

@@ -81,6 +81,26 @@ class BagInputError(MiceError):
     """Patch features offered for a bag cannot be stored (NaN, overflow, counts that disagree, no patches)."""
 
 
+class SlideError(MiceError):
+    """A whole-slide image cannot be cut into patches; other slides can."""
+
+
+class SlideReadError(SlideError):
+    """A slide cannot be opened or decoded."""
+
+
+class SlideScaleError(SlideError):
+    """Nobody says how many microns a slide's pixel measures, or two say different things."""
+
+
+class SlideTissueError(SlideError):
+    """No patch of a slide has enough tissue, or there are too many patches for a bag."""
+
+
+class EncoderError(MiceError):
+    """A patch encoder cannot be loaded, or is not the one that was declared or that made the embeddings already there."""
+
+
 class LeakageError(MiceError):
     """A build would let held-out or post-baseline information into training."""
 

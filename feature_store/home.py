@@ -20,6 +20,7 @@ class Home:
 
     root: Path
     catalog_url: str = field(default="", repr=False)  # it may hold a password
+    embeddings_folder: Path | None = None  # of another home, for a dry run
 
     @classmethod
     def from_environment(cls, folder: Path | None = None) -> "Home":
@@ -56,6 +57,16 @@ class Home:
     def cache(self) -> Path:
         """What can be made again from the store at any time."""
         return self.root / "cache"
+
+    @property
+    def embeddings(self) -> Path:
+        """What patch encoders made of slides (slides/embeddings.py): made again from the slides, but at some cost."""
+        return self.embeddings_folder or self.root / "embeddings"
+
+    @property
+    def encoders(self) -> Path:
+        """Weights of patch encoders, a folder each by its name; put there by people."""
+        return self.root / "encoders"
 
     @property
     def models(self) -> Path:

@@ -12,6 +12,7 @@ _PATTERNS = {
     "models": ".*.partial",
     "reports": ".*.partial",
     "cache": ".*.partial",
+    "embeddings": ".*.partial",
 }
 
 

@@ -76,7 +76,8 @@ def validate(file: ContractFile, landing: LandingOption = None, home: HomeOption
 
     with _refusing(as_json=as_json), TemporaryDirectory(prefix="mice-validate-") as folder, _without_key():
         contract = _checked(file)
-        report = _tried(contract, _landing(contract, landing, home_of(home)), Home(Path(folder)))
+        dry = Home(Path(folder), embeddings_folder=home_of(home).embeddings)  # slides are looked at, and embedded only by `add`
+        report = _tried(contract, _landing(contract, landing, home_of(home)), dry)
     _show(report, as_json=as_json)
     if not report.is_publishable:
         raise typer.Exit(1)
@@ -132,12 +133,17 @@ def _landing(contract: "Contract", landing: Path | None, home: "Home") -> Path:
 
 def _tried(contract: "Contract", landing: Path, home: "Home") -> "IngestReport":
     from feature_store.ingest.stage import landing_files, stage
+    from feature_store.ingest.whole_slides import sources_of_slides
     from feature_store.ingest_report import ingest_report
     from feature_store.progress import log_to_stderr
 
     log_to_stderr()
     logging.getLogger("feature_store.ingest.quarantine").setLevel(logging.ERROR)  # the report says what was set aside
     files = landing_files(contract, landing)
+    if sources_of_slides(contract) and home.embeddings_folder is None:
+        from mice_model.slide_embedding.run import embed_contract
+
+        embed_contract(contract, landing, home)
     return ingest_report(stage(contract, landing, home), landing, files)
 
 

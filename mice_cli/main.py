@@ -8,6 +8,7 @@ import typer
 
 from mice_cli.cohort_command import cohort
 from mice_cli.doctor_command import doctor
+from mice_cli.embed_command import embed
 from mice_cli.erase_command import erase
 from mice_cli.gdc_command import gdc
 from mice_cli.lineage_command import lineage
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from dagster_project.resources import Platform
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-for command in (sql, snapshots, pin, unpin, diff, lineage, verify, doctor, maintain, erase):
+for command in (sql, snapshots, pin, unpin, diff, lineage, verify, doctor, maintain, erase, embed):
     app.command(command.__name__)(command)
 app.add_typer(cohort, name="cohort")
 app.add_typer(gdc, name="gdc")

@@ -30,7 +30,8 @@ def test_definitions_are_complete():
     dg.Definitions.validate_loadable(build_defs())
     keys = {key.to_user_string() for key in defs.resolve_all_asset_keys()}
     assert keys == {
-        "landing", "staged_cohort", "store/cases", "store/endpoints", "store/clinical", "store/rna", "store/copy_number",
+        "landing", "slide_embeddings", "staged_cohort",
+        "store/cases", "store/endpoints", "store/clinical", "store/rna", "store/copy_number",
         "store/gene_panels", "store/mutations", "store/reports", "store/slides", "store/patch_bags", "store/modality_matrix",
         "store/folds", "store/quarantine", "store/sources", "store/case_aliases", "store/follow_up", "store/feature_mapping",
         "store/rna_by_feature", "store/copy_number_by_feature", "store/protein", "store/endpoint_notes", "store/samples",

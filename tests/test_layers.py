@@ -76,6 +76,13 @@ def test_one_module_of_the_model_reads_the_store_and_one_publishes():
     assert not any(name.startswith("feature_store.publish") for name in knows["data.py"])
 
 
+def test_slide_embedding_knows_slides_and_not_the_store():
+    for path in (ROOT / "mice_model" / "slide_embedding").glob("*.py"):
+        modules = {".".join(name.split(".")[:2]) for name in imported(path) if name.startswith("feature_store.")}
+        allowed = {"bag_record", "contract", "errors", "home", "ingest", "progress", "slides"}
+        assert modules <= {f"feature_store.{name}" for name in allowed}, path.name
+
+
 def test_orchestration_has_no_queries():
     for path in (ROOT / "dagster_project").rglob("*.py"):
         text = path.read_text(encoding="utf-8")

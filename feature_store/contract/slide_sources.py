@@ -11,12 +11,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from feature_store.contract.fields import ColumnPattern, LandingPath, SlideFiles
+from feature_store.contract.fields import ColumnPattern, Fraction, LandingPath, SlideFiles
 from feature_store.contract.rules import Encoder, Strict
 from feature_store.contract.sources import Source
 
 # ingest/patch_file.py has a reader for each.
 PATCH_ENDINGS = (".h5", ".hdf5", ".safetensors", ".npz", ".npy")
+# Whole-slide images, embedded first (feature_store/slides/, mice_model/slide_embedding/): what OpenSlide reads.
+SLIDE_ENDINGS = (".svs", ".ndpi", ".mrxs", ".tif", ".tiff", ".dcm", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".zvi", ".czi")
 PICKLED = (".pt", ".pth", ".pkl", ".pickle", ".joblib")
 UNPICKLING = (
     "Loading such a file runs whatever code is in it, so it is never loaded here. Convert the files to safetensors where nothing "
@@ -28,8 +30,9 @@ def _has_a_reader(path: str) -> str:
     ending = PurePosixPath(path).suffix.lower()
     if ending in PICKLED:
         raise ValueError(f"{path!r} names pickled files. {UNPICKLING}")
-    if ending not in PATCH_ENDINGS:
-        raise ValueError(f"{path!r} ends in {ending or 'nothing'!r}, expected one of {', '.join(PATCH_ENDINGS)}")
+    if ending not in PATCH_ENDINGS + SLIDE_ENDINGS:
+        known = f"{', '.join(PATCH_ENDINGS)}, or of a slide, {', '.join(SLIDE_ENDINGS)}"
+        raise ValueError(f"{path!r} ends in {ending or 'nothing'!r}, expected one of {known}")
     return path
 
 
@@ -79,6 +82,39 @@ class PatchArrays(Strict):
     coords: ArrayName | None = "coords"
 
 
+class _Patched(Strict):
+    """Files with many patches each: of patch features, or slides that patches are cut from first, as their ending says.
+
+    Of slides only: `slide_mpp`, microns per pixel at level 0 of those that no header or table says it of, and `min_tissue`, the
+    share of a patch that must be tissue (default 0.25).
+    """
+
+    encoder: Encoder
+    patches: PatchGrid = PatchGrid()
+    arrays: PatchArrays = PatchArrays()
+    slide_mpp: float | None = Field(default=None, gt=0)
+    min_tissue: Fraction | None = None
+
+    @property
+    def are_slides(self) -> bool:
+        """Whether the files are whole-slide images."""
+        return PurePosixPath(getattr(self, "files", "")).suffix.lower() in SLIDE_ENDINGS
+
+    @model_validator(mode="after")
+    def _says_what_its_files_need(self) -> "_Patched":
+        size, overlap = self.patches.size_px, self.patches.overlap_px or 0
+        if not self.are_slides:
+            if self.slide_mpp is not None or self.min_tissue is not None:
+                raise ValueError("slide_mpp and min_tissue are of whole slides, and these files hold patch features")
+        elif size is None or (self.patches.mpp is None and self.patches.magnification is None):
+            raise ValueError("whole slides need patches.size_px, and patches.mpp or patches.magnification")
+        elif overlap >= size:
+            raise ValueError(f"patches of {size} px that overlap by {overlap} would never move on")
+        elif self.arrays != PatchArrays():
+            raise ValueError("arrays names what is in files of patch features, and these are whole slides")
+        return self
+
+
 class SlideVectorSource(Source):
     """A table with one feature vector per slide: becomes a bag of one patch."""
 
@@ -94,8 +130,8 @@ class SlideVectorSource(Source):
         return (self.path,)
 
 
-class SlideTableSource(Source):
-    """A table of slides, and beside it one file of patch features per slide."""
+class SlideTableSource(_Patched, Source):
+    """A table of slides, and beside it one file per slide: its patch features, or the slide itself."""
 
     layout: Literal["slide_table"]
     slide_id: str
@@ -103,9 +139,6 @@ class SlideTableSource(Source):
     mpp: str | None = None
     magnification: str | None = None
     stain: str | None = None
-    encoder: Encoder
-    patches: PatchGrid = PatchGrid()
-    arrays: PatchArrays = PatchArrays()
 
     @property
     def globs(self) -> tuple[str, ...]:
@@ -142,13 +175,11 @@ class _Named(Strict):
         return (self.files,)
 
 
-class SlideFolderSource(_Named):
-    """A folder of patch feature files, one per slide and without a table; `name` is looked for in a file's path."""
+class SlideFolderSource(_Patched, _Named):
+    """A folder of files, one per slide and without a table; `name` is looked for in a file's path."""
 
     layout: Literal["slide_folder"]
     files: PatchFileGlob
-    patches: PatchGrid = PatchGrid()
-    arrays: PatchArrays = PatchArrays()
 
 
 class SlideArchiveSource(_Named):

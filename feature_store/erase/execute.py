@@ -59,6 +59,8 @@ def erase_case(home: Home, case_id: str, plan: Plan | None = None, on_progress: 
     lake, identity = Lake(home, _LOCK_TIMEOUT_S), Identity(plan.names)
     say("note", 0, 1)
     write_note(home, Note(plan.names, plan.models, plan.sources))
+    for path in plan.embedded:  # while rows still tell which slides are the person's
+        path.unlink(missing_ok=True)
     say("tombstone", 0, 1)
     # first: what an ingest reads from now on is without the case, and what one read before is refused when it is published
     erased_at = bury(lake, identity)

@@ -49,6 +49,12 @@ def cached(home: Home) -> list[Path]:
     return sorted(path for path in home.cache.rglob("*") if path.is_file())
 
 
+def embedded(home: Home, digests: set[str]) -> list[Path]:
+    """Return what was made of slides with these checksums: nothing in it names anybody, but it is of the person."""
+    found = (path for digest in digests if digest for path in home.embeddings.glob(f"*/**/{digest}*"))
+    return sorted(path for path in found if path.is_file())
+
+
 def remove(folder: Path) -> None:
     """Delete a folder with all that is in it; nothing where it is gone already."""
     if folder.is_dir():

@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
-from feature_store.erase.files import cached, others_with, staged_with
+from feature_store.erase.files import cached, embedded, others_with, staged_with
 from feature_store.erase.history import StoredFile, by_table, snapshot_ids, stored_files
 from feature_store.erase.identity import Identity, normal
 from feature_store.erase.note import read_note
@@ -44,6 +44,7 @@ class Plan:
     shards: tuple[ShardHits, ...]
     staged: tuple[Path, ...]
     num_cached: int
+    embedded: tuple[Path, ...]
     others: tuple[Path, ...]
     models: tuple[str, ...]
     sources: tuple[str, ...]
@@ -104,6 +105,7 @@ def plan_erasure(home: Home, case_id: str, on_progress: OnProgress | None = None
         tuple(shards_of(home.bags, identity)),
         tuple(staged_with(home, identity)),
         len(cached(home)),
+        tuple(embedded(home, digests)),
         tuple(others_with(home, identity)),
         tuple(sorted(models | set(note.models if note else ()))),
         tuple(sorted({*sources, *(note.sources if note else ())})),

@@ -34,6 +34,7 @@ class Ingest:
     contract: Contract
     landing: Path
     tombstones: Tombstones = field(default_factory=Tombstones)
+    embeddings: Path = Path("no-embeddings")  # what was made of whole slides (Home.embeddings)
     # identifiers that no tombstone has, of people whom an alias tells
     also_erased: set[str] = field(default_factory=set)
     cohort_of: dict[str, str] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from feature_store.errors import BagInputError
 
 # Nominal magnification and measured microns per pixel differ by some per cent; the next magnification is a factor of 2.
 TOLERANCE = 0.2
-_MICRONS_AT_1X = 10.0  # 20x is 0.5 microns per pixel
+MICRONS_AT_1X = 10.0  # 20x is 0.5 microns per pixel
 
 # ours -> TRIDENT's, CLAM's and other writers' names for it
 _NUMBERS = {
@@ -64,7 +64,7 @@ class PatchAttributes:
         if self.mpp is not None:
             found[f"its target_mpp {self.mpp:g}"] = self.mpp
         if self.magnification is not None:
-            found[f"its target_magnification {self.magnification:g}"] = _MICRONS_AT_1X / self.magnification
+            found[f"its target_magnification {self.magnification:g}"] = MICRONS_AT_1X / self.magnification
         mpp = slide_mpp or self.level0_mpp
         if mpp is not None and self.level0_size_px is not None and self.size_px is not None:
             how = f"{self.level0_size_px:g} px of {mpp:g} microns as {self.size_px:g} px"
@@ -95,7 +95,7 @@ def refuse_contradictions(
             raise BagInputError(
                 f"{what} {found:g} by the file's attribute, expected {expected:g} by the slide table. Find out which is right."
             )
-    wanted = patches.mpp or (_MICRONS_AT_1X / patches.magnification if patches.magnification else None)
+    wanted = patches.mpp or (MICRONS_AT_1X / patches.magnification if patches.magnification else None)
     if wanted is None:
         return
     asked = f"{patches.magnification:g}x" if patches.magnification else "mpp"

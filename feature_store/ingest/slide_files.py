@@ -11,6 +11,7 @@ from feature_store.contract.rules import Identifier
 from feature_store.contract.slide_sources import SlideArchiveSource, SlideFolderSource, SlideTableSource
 from feature_store.errors import BagInputError
 from feature_store.ingest.context import Ingest
+from feature_store.ingest.embedded_slides import embedded_bag, made_by
 from feature_store.ingest.patch_attributes import refuse_contradictions
 from feature_store.ingest.patch_file import read_patches
 from feature_store.ingest.slide_offer import CASE_COLUMN, Listing, positive
@@ -88,23 +89,25 @@ def _listing(ingest: Ingest, spec: SlideTableSource | SlideFolderSource, frame: 
                 one = frame.filter(pl.col("slide_id") == row["slide_id"])
                 ingest.reject(one, "patch_bags", file, str(error), pl.col("slide_id"))
 
-    listing = Listing(file, spec.encoder, frame, offered())
+    listing = Listing(file, spec.encoder, frame, offered(), made_by=made_by(spec, ingest.embeddings) if spec.are_slides else None)
     return listing
 
 
 def _load(ingest: Ingest, spec: SlideTableSource | SlideFolderSource, row: dict[str, object], listing: Listing) -> SlideBag:
     slide_id = str(row["slide_id"])
-    for name in ("mpp", "magnification") if isinstance(spec, SlideTableSource) else ():
+    # a slide's own header may say what the table does not
+    for name in ("mpp", "magnification") if isinstance(spec, SlideTableSource) and not spec.are_slides else ():
         if getattr(spec, name) is not None and row[name] is None:
             raise BagInputError(f"slide {slide_id}: {name} missing or not positive, expected a number. Correct the slide table.")
     path = ingest.landing / str(row["_path"])
     if not sources.is_below(path, ingest.landing):
-        raise BagInputError(
-            f"slide {slide_id}: no file {path.name} in the landing folder, expected its patch features. Fetch it."
-        )
+        what = "the slide" if spec.are_slides else "its patch features"
+        raise BagInputError(f"slide {slide_id}: no file {path.name} in the landing folder, expected {what}. Fetch it.")
     source = fingerprint(ingest.landing, path)
     ingest.files[source.relative] = source
     ingest.used_by.setdefault(str(row["cohort"]), set()).add(source.relative)
+    if spec.are_slides:
+        return embedded_bag(path, spec, row, listing, ingest.embeddings)
     patches = read_patches(path, slide_id, spec.encoder.dim, spec.arrays)
     mpp, magnification = (number if isinstance(number := row[name], float) else None for name in ("mpp", "magnification"))
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from feature_store.bag_record import SlideBag
+from feature_store.bag_record import EncoderInfo, SlideBag
 from feature_store.contract.rules import Encoder
 from feature_store.ingest.patch_attributes import PatchAttributes
 from feature_store.sources import SourceFile
@@ -23,7 +23,7 @@ class Listing:
     """Slides of one source: `rows` have the columns of the table `slides`; `offered` yields (cohort, bag), and may be read once.
 
     `file` is what a rejection of one of its bags is filed under. `said`: what the slides' own files say of them, by slide_id,
-    known as their bags are read.
+    known as their bags are read. `made_by`: the encoder as it was found at work, where embedding is ours.
     """
 
     file: SourceFile
@@ -31,6 +31,7 @@ class Listing:
     rows: pl.DataFrame
     offered: Iterator[tuple[str, SlideBag]]
     said: dict[str, PatchAttributes] = field(default_factory=dict)
+    made_by: EncoderInfo | None = None
 
 
 def described(rows: pl.DataFrame, said: dict[str, PatchAttributes]) -> pl.DataFrame:

@@ -99,7 +99,9 @@ def _written(ingest: Ingest, bags: Path, listing: Listing, write: ShardWriter) -
             cohorts[bag.slide_id] = cohort
             yield bag
 
-    encoder = EncoderInfo(listing.encoder.name, listing.encoder.sha256, listing.encoder.dim, "as the source has it")
+    encoder = listing.made_by or EncoderInfo(
+        listing.encoder.name, listing.encoder.sha256, listing.encoder.dim, "as the source has it"
+    )
     records = write(bags, remembered(), encoder, on_rejected=rejected)
     rows = [
         {

@@ -38,6 +38,7 @@ from feature_store.ingest.mutations import read_mutations
 from feature_store.ingest.omics import read_vectors
 from feature_store.ingest.reports import read_reports
 from feature_store.ingest.slides import read_slides
+from feature_store.ingest.whole_slides import manifests
 from feature_store.tables import COHORT_TABLES
 from feature_store.transposed import stage_by_feature
 
@@ -138,7 +139,8 @@ def _stage(contract: Contract, landing: Path, home: Home, deidentifier: Deidenti
     with _staging(home, contract.name):
         tombstones = load_tombstones(home)  # under the lock: an erasure that comes later waits for it
         tombstones = deidentifier.tombstones(tombstones) if deidentifier else tombstones
-        key = content_key(contract, files, tombstones)
+        embedded = [sources.fingerprint(home.embeddings, path) for path in manifests(contract, files, home)]
+        key = content_key(contract, files + embedded, tombstones)
         folder = home.staging / contract.name / key
         if not _is_whole(folder, home.bags):
             shutil.rmtree(folder, ignore_errors=True)
@@ -181,7 +183,7 @@ def _is_whole(folder: Path, bags: Path) -> bool:
 def _read(
     contract: Contract, landing: Path, home: Home, tombstones: Tombstones, deidentifier: Deidentifier | None
 ) -> tuple[dict[str, pl.DataFrame], Ingest]:
-    ingest = Ingest(contract, landing, tombstones)
+    ingest = Ingest(contract, landing, tombstones, home.embeddings)
     staged = {"cases": read_cases(ingest)}
     staged["case_aliases"] = read_aliases(ingest)
     staged["cases"] = staged["cases"].filter(pl.col("case_id").is_in(list(ingest.cohort_of)))  # less those an alias gave away
