@@ -161,7 +161,8 @@ def test_an_archive_that_cannot_be_read_stops_the_contract(corrupt: Corrupt, sta
     ("plain", "changes", "reason"),
     [
         (TABLE, {"files": "slides/{slide_id}.pt"}, "names pickled files.*safetensors where nothing can be harmed"),
-        (TABLE, {"files": "slides/{slide_id}.svs"}, r"ends in '\.svs', expected one of \.h5"),
+        (TABLE, {"files": "slides/{slide_id}.bin"}, r"ends in '\.bin', expected one of \.h5"),
+        (TABLE, {"files": "slides/{slide_id}.svs"}, r"whole slides need patches\.size_px"),
         (FOLDER, {"files": "slides/*"}, "ends in 'nothing'"),
         (FOLDER, {"name": r"(?P<slide_id>.+)\.h5"}, r"needs a group \(\?P<case_id>"),
         (FOLDER, {"name": r"(?P<case_id>.+)\.h5"}, "not made of the groups of name"),

@@ -82,7 +82,7 @@ def test_too_few_inner_events_keep_the_last_epoch_and_say_so(run, caplog):
     assert "too few events" in caplog.text
     caplog.clear()
     fitted(run, TrainConfig(epochs=1, batch_size=16, epoch_selection="fixed"))
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.name != "feature_store.progress"]  # which speaks after a while
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 9, 10])
