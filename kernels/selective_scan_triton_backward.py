@@ -18,8 +18,9 @@ from torch import Tensor
 from kernels.selective_scan_cpu import ScanInputs
 from kernels.selective_scan_triton import ScanLayout, _boundary, _step
 
-# States recomputed at a time in registers, and channels of a tile: SUB + 1 tiles of (16, 32) and a few more fit 255 registers.
-SUB, MAX_BLOCK_D = 4, 64
+# States recomputed at a time in registers, and channels of a tile. Compiled, 4 states or 64 channels spill: 255 registers are not
+# enough for the loads that the compiler moves forward.
+SUB, MAX_BLOCK_D = 2, 32
 # Programs in flight: 132 SMs of an H100 times about 8 warps of 200 registers.
 _PROGRAMS = 1056
 PREPARE_BLOCK = 512
@@ -131,7 +132,8 @@ def gradients_kernel(
                 t = c * CHUNK + s * STATES + STATES - 1 - i
                 is_token = t < P
                 here = has_d & is_token
-                h, before = kept[STATES - i], kept[STATES - 1 - i]
+                h = kept[STATES - 1 - i]
+                before = kept[STATES - 2 - i] if i + 1 < STATES else tl.load(slot + s * BLOCK_N * BLOCK_D)
                 dt_D = tl.load(dt + t * D + d, mask=here, other=0.0)
                 u_D = tl.load(u + t * u_stride + d, mask=here, other=0.0).to(tl.float32)
                 gated_D = tl.load(gated + t * D + d, mask=here, other=0.0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kernels import selective_scan as scan_module
+from kernels import selective_scan_cpu as scan_module
 from kernels.causal_conv1d import causal_conv1d, causal_conv1d_reference
 from kernels.expert_dispatch import (
     ExpertLayer,
