@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.expert_dispatch import ExpertParams, expert_dispatch, expert_dispatch_assigned, expert_forward
+from kernels.expert_dispatch import expert_dispatch, expert_dispatch_assigned, expert_forward
+from kernels.expert_layers import ExpertParams
 from mice_model.blocks import BlockKind, ClsTransformer, at_least_float32, block_activation, block_linear
 from mice_model.config import ExpertConfig, ModelConfig
 

@@ -8,15 +8,8 @@ from torch.nn import functional as F
 
 from kernels import selective_scan_cpu as scan_module
 from kernels.causal_conv1d import causal_conv1d, causal_conv1d_reference
-from kernels.expert_dispatch import (
-    ExpertLayer,
-    ExpertParams,
-    expert_dispatch,
-    expert_dispatch_assigned,
-    expert_dispatch_reference,
-    expert_forward,
-    transformer_layer,
-)
+from kernels.expert_dispatch import expert_dispatch, expert_dispatch_assigned, expert_dispatch_reference, expert_forward
+from kernels.expert_layers import ExpertLayer, ExpertParams, transformer_layer
 from kernels.selective_scan import selective_scan, selective_scan_reference
 
 LENGTHS = [(1,), (63,), (257,), (1, 63, 0, 193), (0, 0, 5, 1, 1, 0)]
@@ -311,7 +304,7 @@ class TestExpertDispatch:
         assert torch.count_nonzero(found_grads["weights"][weights == 0]) == 0
 
     def test_merged_attention_is_taken_and_agrees(self, monkeypatch):
-        from kernels import expert_dispatch as module
+        from kernels import expert_layers as module
 
         tokens, _ = self.routed()
         layer = make_expert(16).layers[0]
