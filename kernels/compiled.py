@@ -1,29 +1,48 @@
-"""Ahead-of-time compilation of a Triton kernel to a GPU's machine code, without a GPU, and what that code costs.
+"""Ahead-of-time compilation of what a call would launch, without a GPU, and what the machine code costs.
 
-Belongs here: compiling one kernel and reading registers, spills, shared memory and instructions from it. Does not belong: which
-kernels and configurations there are (kernels/configurations.py). Not in a process whose Triton interprets.
+Belongs here: recording launches, compiling them, reading registers, spills, shared memory and instructions. Does not belong: which
+calls are compiled and what they may cost (benchmarks/compiled_kernels.py). Not in a process whose Triton interprets.
 """
 
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
+from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+_POINTERS = {
+    torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16",
+    torch.int64: "*i64", torch.int32: "*i32", torch.int8: "*i8",
+}  # fmt: skip
+_OPTIONS = ("num_warps", "num_stages")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel as a call would launch it: argument types and constants, by name."""
+
+    kernel: Any
+    signature: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, Any], ...]
+    divisible: tuple[str, ...]
+    num_warps: int
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a compiled kernel takes: registers a thread, bytes spilled, bytes of shared memory, instructions in all and in loops.
+    """What a compiled kernel takes: registers a thread, spilled bytes, bytes of shared memory, instructions in all and in loops.
 
-    `loop_instructions` counts innermost loops once each; `loop_exps` counts the ex2 among them.
+    `loop_instructions` counts those of innermost loops once each, `loop_exps` the ex2 among them.
     """
 
     registers: int
@@ -34,27 +53,50 @@ class Cost:
     loop_exps: int
 
 
-def compile_cost(kernel: Any, signature: Mapping[str, str], constants: Mapping[str, Any], num_warps: int, arch: int) -> Cost:
-    """Compile for sm_<arch>; fp fusion is asked for, since Triton's default changes. Sizes are taken as multiples of 16."""
-    names = kernel.arg_names
-    divisible = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature.get(name, "").startswith("*")}
+@contextmanager
+def recorded_launches() -> Iterator[list[Launch]]:
+    """Yield a list of the distinct launches that calls inside would make; nothing is run, so their outputs are not to be read."""
+    launches: list[Launch] = []
+    kernel_type = triton.runtime.jit.JITFunction
+    run = kernel_type.run
+
+    def record(self: Any, *args: Any, **kwargs: Any) -> None:
+        options = {name: kwargs.pop(name) for name in _OPTIONS if name in kwargs}
+        named = dict(zip(self.arg_names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in self.arg_names}
+        tensors = {name: _POINTERS[v.dtype] for name, v in named.items() if isinstance(v, Tensor)}
+        constants = {p.name: named[p.name] for p in self.params if p.is_constexpr}
+        sizes = {name: "i32" for name in named if name not in tensors and name not in constants}
+        divisible = [*tensors, *(name for name in sizes if named[name] % 16 == 0)]
+        signature, sorted_constants = tuple((tensors | sizes).items()), tuple(constants.items())
+        launch = Launch(self, signature, sorted_constants, tuple(divisible), options.get("num_warps", 4))
+        if launch not in launches:
+            launches.append(launch)
+
+    kernel_type.run = record
+    try:
+        yield launches
+    finally:
+        kernel_type.run = run
+
+
+def compile_cost(launch: Launch, arch: int) -> Cost:
+    """Compile for sm_<arch>, as the launcher would; fp fusion is asked for, since Triton's default changes."""
+    names, types, constants = launch.kernel.arg_names, dict(launch.signature), dict(launch.constants)
     source = ASTSource(
-        kernel,
-        signature={name: signature.get(name, "constexpr") for name in names},
+        launch.kernel,
+        signature={name: types.get(name, "constexpr") for name in names},
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs=divisible,
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in launch.divisible},
     )
-    options = {"num_warps": num_warps, "enable_fp_fusion": True}
+    options = {"num_warps": launch.num_warps, "enable_fp_fusion": True}
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = _run("cuobjdump", "-res-usage", file.name)
-        sass = _run("nvdisasm", "-c", file.name)
+        lines = _instructions(_run("nvdisasm", "-c", file.name))
     found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    lines = _instructions(sass)
-    loops = _innermost_loops(lines)
-    inside = [text for start, end in loops for text in lines[start:end] if not text.endswith(":")]
+    inside = [text for start, end in _innermost_loops(lines) for text in lines[start:end] if not text.endswith(":")]
     return Cost(
         registers=found["REG"],
         spill_bytes=found["STACK"] + found["LOCAL"] + 4 * sum("STL" in text or "LDL" in text for text in lines),
@@ -76,7 +118,7 @@ def _instructions(sass: str) -> list[str]:
 
 
 def _innermost_loops(lines: list[str]) -> list[tuple[int, int]]:
-    """Return (first, after last) of every backward branch's span that holds no other, except a kernel's final trap loop."""
+    """Return (first, after last) of every backward branch's span that holds no other, without a kernel's final trap loop."""
     labels = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
     spans = []
     for i, line in enumerate(lines):

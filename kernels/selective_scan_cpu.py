@@ -19,8 +19,8 @@ from torch import Tensor
 # Elements of a (T, N, D) block. 2**18 float32 is 1 MiB: best of 2**16..2**20 on a 1 MiB-L2 core, forward and backward;
 # flat +-10 %.
 _BLOCK_ELEMENTS = 2**18
-# A shorter block would save more than 1 KiB a token (N * D * 4 / T bytes) at the paper's N * D = 8192.
-_MIN_BLOCK_TOKENS = 32
+# A block of 32 tokens would save just above 1 KiB a token (N * D * 4 / T bytes) at the paper's N * D = 8192, once rounded up.
+_MIN_BLOCK_TOKENS = 40
 
 
 class ScanInputs(NamedTuple):
@@ -71,14 +71,15 @@ class _Blocks:
 
 
 def scan_forward(x: ScanInputs, softplus: bool, starts: list[int]) -> tuple[Tensor, Tensor]:
-    """Return y (P, D) in the dtype of u and the state before each block (blocks + 1, N, D); sequences begin at `starts`."""
+    """Return y (P, D) in the dtype of u and the state before each block (blocks, N, D); sequences begin at `starts`."""
     blocks = _Blocks(x, softplus)
     y = blocks.u.new_empty(blocks.u.shape)
-    first_states = blocks.u.new_zeros(len(blocks.spans) + 1, *blocks.A_ND.shape)
+    first_states = blocks.u.new_zeros(len(blocks.spans), *blocks.A_ND.shape)
     for i, (s, e) in enumerate(blocks.spans):
         _, h = blocks.states(s, e, first_states[i], [t for t in starts if s <= t < e])
         torch.bmm(blocks.C[s:e, None, :], h, out=y[s:e, None, :])
-        first_states[i + 1].copy_(h[-1])
+        if e < len(y):
+            first_states[i + 1].copy_(h[-1])
     if x.D is not None:
         y.addcmul_(blocks.u, x.D.to(blocks.dtype))
     if x.z is not None:

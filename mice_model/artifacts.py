@@ -70,7 +70,7 @@ def load_curve(path: Path) -> TrainingCurve | None:
     if not about.is_file():
         return None
     plain = json.loads(about.read_text(encoding="utf-8"))
-    return TrainingCurve(**{**plain, "train_loss": tuple(plain["train_loss"]), "inner_c_index": tuple(plain["inner_c_index"])})
+    return TrainingCurve(**{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()})
 
 
 def network_path(folder: Path, fold: int, cancer_type: str, seed: int) -> Path:

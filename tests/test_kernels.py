@@ -60,7 +60,7 @@ def scan_inputs(P, D=6, N=4, seed=0, dtype=torch.float64):
 class TestSelectiveScan:
     @pytest.mark.parametrize("lengths", LENGTHS)
     def test_outputs_and_every_gradient(self, lengths, monkeypatch):
-        # Blocks of 32 tokens, the shortest there are, so that states pass from block to block.
+        # Blocks of 40 tokens, the shortest there are, so that states pass from block to block.
         monkeypatch.setattr(scan_module, "_BLOCK_ELEMENTS", 0)
         tensors = scan_inputs(sum(lengths))
         assert_same_with_gradients(selective_scan, selective_scan_reference, tensors, cu_seqlens=cu_seqlens_of(lengths))
@@ -146,7 +146,7 @@ class TestSelectiveScan:
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             selective_scan(**tensors)
-        assert sum(saved) / 256 <= 1024 + 1024 / 8  # one more state than there are blocks of 32
+        assert 0 < sum(saved) / 256 <= 1000
 
     @pytest.mark.parametrize("cu_seqlens", [None, torch.tensor([0]), torch.tensor([0, 0, 0])])
     def test_no_tokens(self, cu_seqlens):
