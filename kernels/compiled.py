@@ -24,7 +24,7 @@ _POINTERS = {
     torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16",
     torch.int64: "*i64", torch.int32: "*i32", torch.int8: "*i8",
 }  # fmt: skip
-_OPTIONS = ("num_warps", "num_stages")
+_OPTIONS = ("num_warps", "maxnreg")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,12 @@ class Launch:
     signature: tuple[tuple[str, str], ...]
     constants: tuple[tuple[str, Any], ...]
     divisible: tuple[str, ...]
-    num_warps: int
+    options: tuple[tuple[str, int], ...]
+
+    @property
+    def num_warps(self) -> int:
+        """Return warps of a program."""
+        return dict(self.options).get("num_warps", 4)
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def recorded_launches() -> Iterator[list[Launch]]:
         sizes = {name: "i32" for name in named if name not in tensors and name not in constants}
         divisible = [*tensors, *(name for name in sizes if named[name] % 16 == 0)]
         signature, sorted_constants = tuple((tensors | sizes).items()), tuple(constants.items())
-        launch = Launch(self, signature, sorted_constants, tuple(divisible), options.get("num_warps", 4))
+        launch = Launch(self, signature, sorted_constants, tuple(divisible), tuple(options.items()))
         if launch not in launches:
             launches.append(launch)
 
@@ -88,7 +93,7 @@ def compile_cost(launch: Launch, arch: int) -> Cost:
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in launch.divisible},
     )
-    options = {"num_warps": launch.num_warps, "enable_fp_fusion": True}
+    options = {**dict(launch.options), "enable_fp_fusion": True}
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])

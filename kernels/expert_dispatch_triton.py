@@ -30,9 +30,9 @@ BLOCK_N, BLOCK_K = 64, 32
 
 
 @triton.jit
-def parameter(table, e, index, PARAMS: tl.constexpr, DTYPE: tl.constexpr):
+def parameter(table, e, index, params, DTYPE: tl.constexpr):
     """The address of parameter `index` of expert e."""
-    return tl.load(table + e * PARAMS + index).to(tl.pointer_type(DTYPE))
+    return tl.load(table + e * params + index).to(tl.pointer_type(DTYPE))
 
 
 @triton.jit
@@ -49,14 +49,14 @@ def plan_kernel(mask, case_of, slot_of, counts, B, E, BLOCK_B: tl.constexpr):
 
 @triton.jit
 def embed_kernel(
-    tokens, table, case_of, counts, x, B, T, D, PARAMS: tl.constexpr, DTYPE: tl.constexpr, BLOCK_D: tl.constexpr
+    tokens, table, case_of, counts, x, B, T, D, params, DTYPE: tl.constexpr, BLOCK_D: tl.constexpr
 ):
     """x (E, B, S, D): an expert's CLS token, then the case's tokens."""
     e, slot, s = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if slot < tl.load(counts + e):
         d = tl.arange(0, BLOCK_D)
         if s == 0:
-            row = tl.load(parameter(table, e, 0, PARAMS, DTYPE) + d, mask=d < D, other=0.0).to(tl.float32)
+            row = tl.load(parameter(table, e, 0, params, DTYPE) + d, mask=d < D, other=0.0).to(tl.float32)
         else:
             case = tl.load(case_of + e * B + slot)
             row = tl.load(tokens + (case * T + s - 1) * D + d, mask=d < D, other=0.0).to(tl.float32)
@@ -76,28 +76,28 @@ def _gelu_slope(x):
 @triton.jit
 def grouped_linear_kernel(
     x, table, counts, in_widths, out_widths, y, pre, residual, stats, B, x_stride, y_stride,
-    PARAMS: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr, NORM: tl.constexpr, TRANSPOSED: tl.constexpr,
-    ROWS: tl.constexpr, X_ROWS: tl.constexpr, RESIDUAL_ROWS: tl.constexpr, EPILOGUE: tl.constexpr,
+    params, weight_index, bias_index, norm_index, rows, x_rows, residual_rows,
+    HAS_BIAS: tl.constexpr, HAS_NORM: tl.constexpr, TRANSPOSED: tl.constexpr, EPILOGUE: tl.constexpr,
     DTYPE: tl.constexpr, PRODUCT: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """y = epilogue(norm(x) W' + b) for a tile of an expert's rows; W instead of W' if TRANSPOSED.
 
-    NORM, BIAS: parameter indices, -1 for none; stats then gets each row's mean and 1 / deviation. ROWS of each slot are computed,
-    of X_ROWS in x and RESIDUAL_ROWS in `residual`. EPILOGUE: `gelu` keeps its argument in `pre`, `gelu_slope` multiplies by gelu'(pre),
+    Indices name the parameters; with a norm, stats gets each row's mean and 1 / deviation. `rows` of each slot are computed, of
+    `x_rows` in x and `residual_rows` in `residual`. EPILOGUE: `gelu` keeps its argument in `pre`, `gelu_slope` multiplies by gelu'(pre),
     `residual` adds.
     """
     e = tl.program_id(0)
     m = tl.program_id(1) * M + tl.arange(0, M)
     in_width, out_width = tl.load(in_widths + e), tl.load(out_widths + e)
     n = tl.program_id(2) * N + tl.arange(0, N)
-    num_rows = tl.load(counts + e) * ROWS
+    num_rows = tl.load(counts + e) * rows
     if (tl.program_id(1) * M < num_rows) & (tl.program_id(2) * N < out_width):
         has_m, has_n = m < num_rows, n < out_width
-        slot, s = e * B + m // ROWS, m % ROWS
-        x_row = x + (slot * X_ROWS + s) * x_stride
+        slot, s = e * B + m // rows, m % rows
+        x_row = x + (slot * x_rows + s) * x_stride
         mean = tl.zeros([M], tl.float32)
         scale = tl.zeros([M], tl.float32)
-        if NORM >= 0:
+        if HAS_NORM:
             for first in range(0, in_width, K):
                 k = first + tl.arange(0, K)
                 mean += tl.sum(tl.load(x_row[:, None] + k[None, :], mask=has_m[:, None] & (k < in_width)[None, :], other=0.0), axis=1)
@@ -109,17 +109,17 @@ def grouped_linear_kernel(
                 scale += tl.sum(off * off, axis=1)
             scale = 1.0 / tl.sqrt(scale / in_width + 1e-5)
             if tl.program_id(2) == 0:
-                tl.store(stats + (slot * ROWS + s) * 2, mean, mask=has_m)
-                tl.store(stats + (slot * ROWS + s) * 2 + 1, scale, mask=has_m)
-        weight = parameter(table, e, WEIGHT, PARAMS, DTYPE)
+                tl.store(stats + (slot * rows + s) * 2, mean, mask=has_m)
+                tl.store(stats + (slot * rows + s) * 2 + 1, scale, mask=has_m)
+        weight = parameter(table, e, weight_index, params, DTYPE)
         out = tl.zeros([M, N], tl.float32)
         for first in range(0, in_width, K):
             k = first + tl.arange(0, K)
             there = has_m[:, None] & (k < in_width)[None, :]
             a = tl.load(x_row[:, None] + k[None, :], mask=there, other=0.0)
-            if NORM >= 0:
-                gamma = tl.load(parameter(table, e, NORM, PARAMS, DTYPE) + k, mask=k < in_width, other=0.0).to(tl.float32)
-                beta = tl.load(parameter(table, e, NORM + 1, PARAMS, DTYPE) + k, mask=k < in_width, other=0.0).to(tl.float32)
+            if HAS_NORM:
+                gamma = tl.load(parameter(table, e, norm_index, params, DTYPE) + k, mask=k < in_width, other=0.0).to(tl.float32)
+                beta = tl.load(parameter(table, e, norm_index + 1, params, DTYPE) + k, mask=k < in_width, other=0.0).to(tl.float32)
                 a = tl.where(there, (a - mean[:, None]) * scale[:, None] * gamma[None, :] + beta[None, :], 0.0)
             if TRANSPOSED:
                 at = k[:, None] * out_width + n[None, :]
@@ -127,17 +127,17 @@ def grouped_linear_kernel(
                 at = n[None, :] * in_width + k[:, None]
             w = tl.load(weight + at, mask=(k < in_width)[:, None] & has_n[None, :], other=0.0)
             out += tl.dot(a.to(PRODUCT), w.to(PRODUCT), input_precision="ieee")
-        if BIAS >= 0:
-            out += tl.load(parameter(table, e, BIAS, PARAMS, DTYPE) + n, mask=has_n, other=0.0).to(tl.float32)[None, :]
+        if HAS_BIAS:
+            out += tl.load(parameter(table, e, bias_index, params, DTYPE) + n, mask=has_n, other=0.0).to(tl.float32)[None, :]
         mask = has_m[:, None] & has_n[None, :]
-        cell = (slot * ROWS + s)[:, None] * y_stride + n[None, :]
+        cell = (slot * rows + s)[:, None] * y_stride + n[None, :]
         if EPILOGUE == "gelu":
             tl.store(pre + cell, out, mask=mask)
             out = _gelu(out)
         if EPILOGUE == "gelu_slope":
             out = out * _gelu_slope(tl.load(pre + cell, mask=mask, other=0.0))
         if EPILOGUE == "residual":
-            out += tl.load(residual + (slot * RESIDUAL_ROWS + s)[:, None] * y_stride + n[None, :], mask=mask, other=0.0)
+            out += tl.load(residual + (slot * residual_rows + s)[:, None] * y_stride + n[None, :], mask=mask, other=0.0)
         tl.store(y + cell, out, mask=mask)
 
 
@@ -254,7 +254,7 @@ class Call:
         return _on_device(values, torch.int32, self.device)
 
     def linear(
-        self, x: Tensor, y: Tensor, layer: int, weight: int, widths: tuple[Tensor, Tensor], *, rows: int, x_rows: int = 0,
+        self, x: Tensor, y: Tensor, layer: int, weight: int, widths: tuple[Tensor, Tensor], *, rows: int,
         bias: int = -1, norm: int = -1, transposed: bool = False, epilogue: str = "none", pre: Tensor | None = None,
         residual: Tensor | None = None, residual_rows: int = 1, stats: Tensor | None = None,
     ) -> None:  # fmt: skip
@@ -265,9 +265,8 @@ class Call:
         grouped_linear_kernel[grid](
             x, self.table, self.counts, *widths, y, y if pre is None else pre, y if residual is None else residual,
             y if stats is None else stats, at.B, x.shape[1], y.shape[1],
-            PARAMS=self.per_expert, WEIGHT=first + weight, BIAS=first + bias if bias >= 0 else -1,
-            NORM=first + norm if norm >= 0 else -1, TRANSPOSED=transposed, ROWS=rows, X_ROWS=x_rows or rows,
-            RESIDUAL_ROWS=residual_rows, EPILOGUE=epilogue, DTYPE=self.dtype, PRODUCT=self.product,
+            self.per_expert, first + weight, first + bias, first + norm, rows, rows, residual_rows,
+            HAS_BIAS=bias >= 0, HAS_NORM=norm >= 0, TRANSPOSED=transposed, EPILOGUE=epilogue, DTYPE=self.dtype, PRODUCT=self.product,
             M=block_m, N=BLOCK_N, K=BLOCK_K, num_warps=4,
         )  # fmt: skip
 
@@ -285,7 +284,7 @@ def triton_dispatch_forward(
     plan_kernel[(at.E,)](mask, call.case_of, call.slot_of, call.counts, at.B, at.E, BLOCK_B=triton.next_power_of_2(at.B))
     embed_kernel[(at.E, at.B, at.S)](
         tokens, call.table, call.case_of, call.counts, call.layers[0][0], at.B, at.T, at.D,
-        PARAMS=call.per_expert, DTYPE=call.dtype, BLOCK_D=call.block_d, num_warps=1,
+        call.per_expert, DTYPE=call.dtype, BLOCK_D=call.block_d, num_warps=1,
     )  # fmt: skip
     for layer, (x, stats1, qkv, mixed, middle, stats2, pre, hidden) in enumerate(call.layers):
         rows = at.rows(layer)

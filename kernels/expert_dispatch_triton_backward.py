@@ -38,8 +38,8 @@ def combine_backward_kernel(grad, y, weights, case_of, counts, dy, dweights, B, 
 @triton.jit
 def grouped_weight_grad_kernel(
     dy, x, table, counts, in_widths, out_widths, stats, grads, offsets, B, x_stride, dy_stride,
-    PARAMS: tl.constexpr, WEIGHT: tl.constexpr, BIAS: tl.constexpr, NORM: tl.constexpr, GELU: tl.constexpr,
-    ROWS: tl.constexpr, X_ROWS: tl.constexpr, DTYPE: tl.constexpr, PRODUCT: tl.constexpr,
+    params, weight_index, bias_index, norm_index, rows,
+    HAS_BIAS: tl.constexpr, HAS_NORM: tl.constexpr, GELU: tl.constexpr, DTYPE: tl.constexpr, PRODUCT: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """A tile of dW = dy' f(x), f being the normalisation, gelu or nothing, and of db = sum dy."""
@@ -51,75 +51,74 @@ def grouped_weight_grad_kernel(
         has_n, has_k = n < out_width, k < in_width
         total = tl.zeros([N, K], tl.float32)
         bias = tl.zeros([N], tl.float32)
-        num_rows = tl.load(counts + e) * ROWS
+        num_rows = tl.load(counts + e) * rows
         for first in range(0, num_rows, M):
             m = first + tl.arange(0, M)
             has_m = m < num_rows
-            slot, s = e * B + m // ROWS, m % ROWS
-            g = tl.load(dy + (slot * ROWS + s)[None, :] * dy_stride + n[:, None], mask=has_n[:, None] & has_m[None, :], other=0.0)
+            slot, s = e * B + m // rows, m % rows
+            g = tl.load(dy + (slot * rows + s)[None, :] * dy_stride + n[:, None], mask=has_n[:, None] & has_m[None, :], other=0.0)
             there = has_m[:, None] & has_k[None, :]
-            a = tl.load(x + (slot * X_ROWS + s)[:, None] * x_stride + k[None, :], mask=there, other=0.0)
-            if NORM >= 0:
-                gamma = tl.load(parameter(table, e, NORM, PARAMS, DTYPE) + k, mask=has_k, other=0.0).to(tl.float32)
-                beta = tl.load(parameter(table, e, NORM + 1, PARAMS, DTYPE) + k, mask=has_k, other=0.0).to(tl.float32)
-                mean = tl.load(stats + (slot * ROWS + s) * 2, mask=has_m, other=0.0)
-                scale = tl.load(stats + (slot * ROWS + s) * 2 + 1, mask=has_m, other=0.0)
+            a = tl.load(x + (slot * rows + s)[:, None] * x_stride + k[None, :], mask=there, other=0.0)
+            if HAS_NORM:
+                gamma = tl.load(parameter(table, e, norm_index, params, DTYPE) + k, mask=has_k, other=0.0).to(tl.float32)
+                beta = tl.load(parameter(table, e, norm_index + 1, params, DTYPE) + k, mask=has_k, other=0.0).to(tl.float32)
+                mean = tl.load(stats + (slot * rows + s) * 2, mask=has_m, other=0.0)
+                scale = tl.load(stats + (slot * rows + s) * 2 + 1, mask=has_m, other=0.0)
                 a = tl.where(there, (a - mean[:, None]) * scale[:, None] * gamma[None, :] + beta[None, :], 0.0)
             if GELU:
                 a = _gelu(a)
             total += tl.dot(g.to(PRODUCT), a.to(PRODUCT), input_precision="ieee")
             bias += tl.sum(g, axis=1)
-        cell = tl.load(offsets + e * PARAMS + WEIGHT) + n[:, None] * in_width + k[None, :]
+        cell = tl.load(offsets + e * params + weight_index) + n[:, None] * in_width + k[None, :]
         tl.store(grads + cell, total, mask=has_n[:, None] & has_k[None, :])
-        if BIAS >= 0:
+        if HAS_BIAS:  # noqa: SIM102 (a constexpr branch)
             if tl.program_id(2) == 0:
-                tl.store(grads + tl.load(offsets + e * PARAMS + BIAS) + n, bias, mask=has_n)
+                tl.store(grads + tl.load(offsets + e * params + bias_index) + n, bias, mask=has_n)
 
 
 @triton.jit
 def norm_backward_kernel(
-    dn, x, residual_grad, table, counts, stats, dx, B, D,
-    PARAMS: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, X_ROWS: tl.constexpr, RESIDUAL_ROWS: tl.constexpr,
+    dn, x, residual_grad, table, counts, stats, dx, B, D, params, norm_index, rows, residual_rows,
     DTYPE: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """dx of one row: through the normalisation, plus what came past it (rows of a slot beyond RESIDUAL_ROWS have nothing)."""
+    """dx of one row: through the normalisation, plus what came past it (rows of a slot beyond `residual_rows` have nothing)."""
     e, m = tl.program_id(0), tl.program_id(1)
-    if m < tl.load(counts + e) * ROWS:
+    if m < tl.load(counts + e) * rows:
         d = tl.arange(0, BLOCK_D)
-        slot, s = e * B + m // ROWS, m % ROWS
-        mean, scale = tl.load(stats + (slot * ROWS + s) * 2), tl.load(stats + (slot * ROWS + s) * 2 + 1)
+        slot, s = e * B + m // rows, m % rows
+        mean, scale = tl.load(stats + (slot * rows + s) * 2), tl.load(stats + (slot * rows + s) * 2 + 1)
         there = d < D
-        unit = tl.where(there, (tl.load(x + (slot * X_ROWS + s) * D + d, mask=there, other=0.0) - mean) * scale, 0.0)
-        gamma = tl.load(parameter(table, e, NORM, PARAMS, DTYPE) + d, mask=there, other=0.0).to(tl.float32)
-        g = tl.load(dn + (slot * ROWS + s) * D + d, mask=there, other=0.0) * gamma
+        unit = tl.where(there, (tl.load(x + (slot * rows + s) * D + d, mask=there, other=0.0) - mean) * scale, 0.0)
+        gamma = tl.load(parameter(table, e, norm_index, params, DTYPE) + d, mask=there, other=0.0).to(tl.float32)
+        g = tl.load(dn + (slot * rows + s) * D + d, mask=there, other=0.0) * gamma
         out = scale * (g - tl.sum(g, axis=0) / D - unit * (tl.sum(g * unit, axis=0) / D))
-        past = tl.load(residual_grad + (slot * RESIDUAL_ROWS + s) * D + d, mask=there & (s < RESIDUAL_ROWS), other=0.0)
-        tl.store(dx + (slot * ROWS + s) * D + d, out + past, mask=there)
+        past = tl.load(residual_grad + (slot * residual_rows + s) * D + d, mask=there & (s < residual_rows), other=0.0)
+        tl.store(dx + (slot * rows + s) * D + d, out + past, mask=there)
 
 
 @triton.jit
 def norm_weight_grad_kernel(
-    dn, x, counts, stats, grads, offsets, B, D,
-    PARAMS: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, X_ROWS: tl.constexpr, M: tl.constexpr, N: tl.constexpr,
+    dn, x, counts, stats, grads, offsets, B, D, params, norm_index, rows,
+    M: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a normalisation's weight and bias for N columns of one expert."""
     e = tl.program_id(0)
     d = tl.program_id(1) * N + tl.arange(0, N)
     dgamma = tl.zeros([N], tl.float32)
     dbeta = tl.zeros([N], tl.float32)
-    num_rows = tl.load(counts + e) * ROWS
+    num_rows = tl.load(counts + e) * rows
     for first in range(0, num_rows, M):
         m = first + tl.arange(0, M)
-        slot, s = e * B + m // ROWS, m % ROWS
+        slot, s = e * B + m // rows, m % rows
         there = (m < num_rows)[:, None] & (d < D)[None, :]
-        g = tl.load(dn + (slot * ROWS + s)[:, None] * D + d[None, :], mask=there, other=0.0)
-        mean = tl.load(stats + (slot * ROWS + s) * 2, mask=m < num_rows, other=0.0)
-        scale = tl.load(stats + (slot * ROWS + s) * 2 + 1, mask=m < num_rows, other=0.0)
-        value = tl.load(x + (slot * X_ROWS + s)[:, None] * D + d[None, :], mask=there, other=0.0)
+        g = tl.load(dn + (slot * rows + s)[:, None] * D + d[None, :], mask=there, other=0.0)
+        mean = tl.load(stats + (slot * rows + s) * 2, mask=m < num_rows, other=0.0)
+        scale = tl.load(stats + (slot * rows + s) * 2 + 1, mask=m < num_rows, other=0.0)
+        value = tl.load(x + (slot * rows + s)[:, None] * D + d[None, :], mask=there, other=0.0)
         dgamma += tl.sum(g * (value - mean[:, None]) * scale[:, None], axis=0)
         dbeta += tl.sum(g, axis=0)
-    tl.store(grads + tl.load(offsets + e * PARAMS + NORM) + d, dgamma, mask=d < D)
-    tl.store(grads + tl.load(offsets + e * PARAMS + NORM + 1) + d, dbeta, mask=d < D)
+    tl.store(grads + tl.load(offsets + e * params + norm_index) + d, dgamma, mask=d < D)
+    tl.store(grads + tl.load(offsets + e * params + norm_index + 1) + d, dbeta, mask=d < D)
 
 
 @triton.jit
@@ -169,14 +168,14 @@ def tokens_grad_kernel(dx, slot_of, dtokens, B, E, T, D, BLOCK_D: tl.constexpr):
 
 
 @triton.jit
-def cls_grad_kernel(dx, counts, grads, offsets, B, S, D, PARAMS: tl.constexpr, BLOCK_D: tl.constexpr):
+def cls_grad_kernel(dx, counts, grads, offsets, B, S, D, params, BLOCK_D: tl.constexpr):
     """A CLS token's gradient: the sum over its expert's slots."""
     e = tl.program_id(0)
     d = tl.arange(0, BLOCK_D)
     total = tl.zeros([BLOCK_D], tl.float32)
     for slot in range(tl.load(counts + e)):
         total += tl.load(dx + (e * B + slot) * S * D + d, mask=d < D, other=0.0)
-    tl.store(grads + tl.load(offsets + e * PARAMS) + d, total, mask=d < D)
+    tl.store(grads + tl.load(offsets + e * params) + d, total, mask=d < D)
 
 
 class _Gradients:
@@ -187,34 +186,33 @@ class _Gradients:
         self.call = call
         self.flat = call.saved.new_empty(sum(sizes))
         self.offsets = _on_device((0, *accumulate(sizes[:-1])), torch.int64, call.device)
-        self.common = {"PARAMS": call.per_expert, "DTYPE": call.dtype}
 
     def weight(
-        self, dy: Tensor, x: Tensor, layer: int, weight: int, widths: tuple[Tensor, Tensor], *, rows: int, x_rows: int = 0,
+        self, dy: Tensor, x: Tensor, layer: int, weight: int, widths: tuple[Tensor, Tensor], *, rows: int,
         bias: int = -1, norm: int = -1, stats: Tensor | None = None, gelu: bool = False,
     ) -> None:  # fmt: skip
         """Launch `grouped_weight_grad_kernel` for a layer's weight and bias."""
         call, first = self.call, 1 + PER_LAYER * layer
         grouped_weight_grad_kernel[(call.at.E, triton.cdiv(dy.shape[1], BLOCK_N), triton.cdiv(x.shape[1], BLOCK_N))](
             dy, x, call.table, call.counts, *widths, dy if stats is None else stats, self.flat, self.offsets,
-            call.at.B, x.shape[1], dy.shape[1], WEIGHT=first + weight, BIAS=first + bias if bias >= 0 else -1,
-            NORM=first + norm if norm >= 0 else -1, GELU=gelu, ROWS=rows, X_ROWS=x_rows or rows, PRODUCT=call.product,
-            M=BLOCK_M, N=BLOCK_N, K=BLOCK_N, num_warps=4, **self.common,
+            call.at.B, x.shape[1], dy.shape[1], call.per_expert, first + weight, first + bias, first + norm, rows,
+            HAS_BIAS=bias >= 0, HAS_NORM=norm >= 0, GELU=gelu, DTYPE=call.dtype, PRODUCT=call.product,
+            M=BLOCK_M, N=BLOCK_N, K=BLOCK_N, num_warps=4,
         )  # fmt: skip
 
     def norm(
-        self, dn: Tensor, x: Tensor, past: Tensor, stats: Tensor, layer: int, norm: int, *, rows: int, x_rows: int, past_rows: int
+        self, dn: Tensor, x: Tensor, past: Tensor, stats: Tensor, layer: int, norm: int, *, rows: int, past_rows: int
     ) -> Tensor:
         """Return the gradient before a normalisation, with `past`, the one beside it; write those of its weight and bias."""
         call, index = self.call, 1 + PER_LAYER * layer + norm
         at, dx = call.at, torch.empty_like(dn)
         norm_backward_kernel[(at.E, at.B * rows)](
-            dn, x, past, call.table, call.counts, stats, dx, at.B, at.D, NORM=index, ROWS=rows, X_ROWS=x_rows,
-            RESIDUAL_ROWS=past_rows, BLOCK_D=call.block_d, num_warps=1, **self.common,
+            dn, x, past, call.table, call.counts, stats, dx, at.B, at.D,
+            call.per_expert, index, rows, past_rows, DTYPE=call.dtype, BLOCK_D=call.block_d, num_warps=1,
         )  # fmt: skip
         norm_weight_grad_kernel[(at.E, triton.cdiv(at.D, BLOCK_N))](
-            dn, x, call.counts, stats, self.flat, self.offsets, at.B, at.D, PARAMS=call.per_expert, NORM=index, ROWS=rows,
-            X_ROWS=x_rows, M=BLOCK_M, N=BLOCK_N, num_warps=1,
+            dn, x, call.counts, stats, self.flat, self.offsets, at.B, at.D, call.per_expert, index, rows,
+            M=BLOCK_M, N=BLOCK_N, num_warps=1,
         )  # fmt: skip
         return dx
 
@@ -243,7 +241,7 @@ def triton_dispatch_backward(
         dn = torch.empty_like(middle)
         call.linear(dpre, dn, layer, FC1, (call.hidden_widths, call.width), rows=rows, transposed=True)
         to.weight(dpre, middle, layer, FC1, (call.width, call.hidden_widths), rows=rows, bias=FC1_BIAS, norm=NORM2, stats=stats2)
-        dmiddle = to.norm(dn, middle, dy, stats2, layer, NORM2, rows=rows, x_rows=rows, past_rows=rows)
+        dmiddle = to.norm(dn, middle, dy, stats2, layer, NORM2, rows=rows, past_rows=rows)
         dmixed = torch.empty_like(mixed)
         call.linear(dmiddle, dmixed, layer, OUT, (call.width, call.mixed_widths), rows=rows, transposed=True)
         to.weight(dmiddle, mixed, layer, OUT, (call.mixed_widths, call.width), rows=rows, bias=OUT_BIAS)
@@ -255,9 +253,9 @@ def triton_dispatch_backward(
         dn = torch.empty_like(x)
         call.linear(dqkv, dn, layer, QKV, (call.qkv_widths, call.width), rows=at.S, transposed=True)
         to.weight(dqkv, x, layer, QKV, (call.width, call.qkv_widths), rows=at.S, norm=NORM1, stats=stats1)
-        dy = to.norm(dn, x, dmiddle, stats1, layer, NORM1, rows=at.S, x_rows=at.S, past_rows=rows)
+        dy = to.norm(dn, x, dmiddle, stats1, layer, NORM1, rows=at.S, past_rows=rows)
     tokens_grad_kernel[(at.B, at.T)](dy, call.slot_of, dtokens, at.B, at.E, at.T, at.D, BLOCK_D=call.block_d, num_warps=1)
     cls_grad_kernel[(at.E,)](
-        dy, call.counts, to.flat, to.offsets, at.B, at.S, at.D, PARAMS=call.per_expert, BLOCK_D=call.block_d, num_warps=1
+        dy, call.counts, to.flat, to.offsets, at.B, at.S, at.D, call.per_expert, BLOCK_D=call.block_d, num_warps=1
     )
     return [dtokens, dweights.to(weights.dtype), to.flat]

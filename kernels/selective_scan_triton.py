@@ -52,8 +52,8 @@ def _boundary(position, t):
 @triton.jit
 def chunk_states_kernel(
     u, delta, B, position, A2, bias, states, totals, boundaries,
-    P, D, N, u_stride, delta_stride, B_stride,
-    CHUNK: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr,
+    P, D, N, chunk, u_stride, delta_stride, B_stride,
+    BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr,
 ):  # fmt: skip
     """Each chunk's last state from a zero start (C, N, D), its summed dt (C, D), and -inf if a sequence begins in it (C,)."""
     c = tl.program_id(0)
@@ -66,7 +66,7 @@ def chunk_states_kernel(
     h = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     total = tl.zeros([BLOCK_D], tl.float32)
     boundary_total = 0.0
-    for t in tl.range(c * CHUNK, tl.minimum(c * CHUNK + CHUNK, P), num_stages=4):
+    for t in tl.range(c * chunk, tl.minimum(c * chunk + chunk, P), num_stages=4):
         dt = _step(tl.load(delta + t * delta_stride + d, mask=has_d, other=0.0).to(tl.float32) + shift, SOFTPLUS)
         dtu = dt * tl.load(u + t * u_stride + d, mask=has_d, other=0.0).to(tl.float32)
         B_N = tl.load(B + t * B_stride + n, mask=has_n, other=0.0).to(tl.float32)
@@ -111,8 +111,8 @@ def pass_states_kernel(
 @triton.jit
 def outputs_kernel(
     u, delta, B, C, z, position, A2, skip, bias, states, y,
-    P, D, N, u_stride, delta_stride, B_stride, C_stride, z_stride,
-    CHUNK: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    P, D, N, chunk, u_stride, delta_stride, B_stride, C_stride, z_stride,
+    BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
     HAS_SKIP: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr,
 ):  # fmt: skip
     """y (P, D) of a chunk from the state that comes into it, with the skip and the gate."""
@@ -125,7 +125,7 @@ def outputs_kernel(
     shift = tl.load(bias + d, mask=has_d, other=0.0) if HAS_BIAS else tl.zeros([BLOCK_D], tl.float32)
     skipped = tl.load(skip + d, mask=has_d, other=0.0) if HAS_SKIP else tl.zeros([BLOCK_D], tl.float32)
     h = tl.load(states + c * N * D + n[:, None] * D + d[None, :], mask=mask, other=0.0)
-    for t in tl.range(c * CHUNK, tl.minimum(c * CHUNK + CHUNK, P), num_stages=4):
+    for t in tl.range(c * chunk, tl.minimum(c * chunk + chunk, P), num_stages=4):
         dt = _step(tl.load(delta + t * delta_stride + d, mask=has_d, other=0.0).to(tl.float32) + shift, SOFTPLUS)
         u_D = tl.load(u + t * u_stride + d, mask=has_d, other=0.0).to(tl.float32)
         B_N = tl.load(B + t * B_stride + n, mask=has_n, other=0.0).to(tl.float32)
@@ -176,15 +176,15 @@ def triton_scan_forward(x: ScanInputs, softplus: bool, bounds: list[int]) -> tup
     if y.numel() == 0:
         return y, states
     grid = (at.num_chunks, triton.cdiv(at.D, at.block_d))
-    sizes = {"CHUNK": at.chunk, "BLOCK_D": at.block_d, "BLOCK_N": at.block_n, "num_warps": 1}
+    sizes = {"BLOCK_D": at.block_d, "BLOCK_N": at.block_n, "num_warps": 1}
     chunk_states_kernel[grid](
         at.u, at.delta, at.B, at.position, at.A2, at.bias, states, at.totals, at.boundaries,
-        at.P, at.D, at.N, at.u.stride(0), at.delta.stride(0), at.B.stride(0), **sizes, **at.flags,
+        at.P, at.D, at.N, at.chunk, at.u.stride(0), at.delta.stride(0), at.B.stride(0), **sizes, **at.flags,
     )  # fmt: skip
     at.pass_states(states, reverse=False)
     outputs_kernel[grid](
         at.u, at.delta, at.B, at.C, at.z, at.position, at.A2, at.skip, at.bias, states, y,
-        at.P, at.D, at.N, at.u.stride(0), at.delta.stride(0), at.B.stride(0), at.C.stride(0), at.z.stride(0),
+        at.P, at.D, at.N, at.chunk, at.u.stride(0), at.delta.stride(0), at.B.stride(0), at.C.stride(0), at.z.stride(0),
         **sizes, **at.out_flags,
     )  # fmt: skip
     return y, states

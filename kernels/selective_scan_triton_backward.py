@@ -48,8 +48,8 @@ def step_and_gate_kernel(
 
 @triton.jit
 def chunk_gradients_kernel(
-    C, position, A2, dt, gated, grads, totals, boundaries, P, D, N, C_stride,
-    CHUNK: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    C, position, A2, dt, gated, grads, totals, boundaries, P, D, N, chunk, C_stride,
+    BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """What a chunk gives to the one before it from its own tokens (C, N, D), and its decay as forward keeps it."""
     c = tl.program_id(0)
@@ -61,7 +61,7 @@ def chunk_gradients_kernel(
     r = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     total = tl.zeros([BLOCK_D], tl.float32)
     boundary_total = 0.0
-    start, end = c * CHUNK, tl.minimum(c * CHUNK + CHUNK, P)
+    start, end = c * chunk, tl.minimum(c * chunk + chunk, P)
     for k in tl.range(0, end - start, num_stages=4):
         t = end - 1 - k
         row = t * D + d
@@ -81,8 +81,8 @@ def chunk_gradients_kernel(
 def gradients_kernel(
     u, delta, B, C, z, dy, position, A2, skip, bias, dt, gated, states, grads, scratch,
     du, ddelta, dz, dB, dC, dA, dskip, dbias,
-    P, D, N, num_chunks, u_stride, delta_stride, B_stride, C_stride, z_stride, dy_stride,
-    CHUNK: tl.constexpr, STATES: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    P, D, N, num_chunks, chunk, u_stride, delta_stride, B_stride, C_stride, z_stride, dy_stride,
+    STATES: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
     HAS_SKIP: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr,
 ):  # fmt: skip
     """All gradients: of tokens (P, D); of B and C for this block of channels (blocks, P, N); of parameters for this program."""
@@ -99,15 +99,15 @@ def gradients_kernel(
     dA_tile = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dskip_D = tl.zeros([BLOCK_D], tl.float32)
     dbias_D = tl.zeros([BLOCK_D], tl.float32)
-    own = (g * tl.num_programs(1) + block) * (CHUNK // STATES) * BLOCK_N * BLOCK_D
+    own = (g * tl.num_programs(1) + block) * (chunk // STATES) * BLOCK_N * BLOCK_D
     slot = scratch + own + n[:, None] * BLOCK_D + tl.arange(0, BLOCK_D)[None, :]
     for c in range(g, num_chunks, num_programs):
         h = tl.load(states + c * N * D + tile, mask=mask, other=0.0)
         r = tl.load(grads + c * N * D + tile, mask=mask, other=0.0)  # a_t g_t of the token after the chunk
-        for s in range(CHUNK // STATES):
+        for s in range(chunk // STATES):
             tl.store(slot + s * BLOCK_N * BLOCK_D, h)
             for j in tl.static_range(STATES):
-                t = c * CHUNK + s * STATES + j
+                t = c * chunk + s * STATES + j
                 is_token = t < P
                 dt_D = tl.load(dt + t * D + d, mask=has_d & is_token, other=0.0)
                 dtu = dt_D * tl.load(u + t * u_stride + d, mask=has_d & is_token, other=0.0).to(tl.float32)
@@ -115,12 +115,12 @@ def gradients_kernel(
                 starts = tl.load(position + t, mask=is_token, other=1) == 0
                 h = tl.exp2(dt_D[None, :] * A + tl.where(starts, float("-inf"), 0.0)) * h + dtu[None, :] * B_N[:, None]
         tl.debug_barrier()
-        for back in range(CHUNK // STATES):
-            s = CHUNK // STATES - 1 - back
+        for back in range(chunk // STATES):
+            s = chunk // STATES - 1 - back
             h = tl.load(slot + s * BLOCK_N * BLOCK_D)
             kept = (h,)
             for j in tl.static_range(STATES):
-                t = c * CHUNK + s * STATES + j
+                t = c * chunk + s * STATES + j
                 is_token = t < P
                 dt_D = tl.load(dt + t * D + d, mask=has_d & is_token, other=0.0)
                 dtu = dt_D * tl.load(u + t * u_stride + d, mask=has_d & is_token, other=0.0).to(tl.float32)
@@ -129,7 +129,7 @@ def gradients_kernel(
                 h = tl.exp2(dt_D[None, :] * A + tl.where(starts, float("-inf"), 0.0)) * h + dtu[None, :] * B_N[:, None]
                 kept = kept + (h,)  # noqa: RUF005 (Triton has no unpacking)
             for i in tl.static_range(STATES):
-                t = c * CHUNK + s * STATES + STATES - 1 - i
+                t = c * chunk + s * STATES + STATES - 1 - i
                 is_token = t < P
                 here = has_d & is_token
                 h = kept[STATES - 1 - i]
@@ -183,8 +183,8 @@ def triton_scan_backward(dy: Tensor, x: ScanInputs, states: Tensor, softplus: bo
     )  # fmt: skip
     grads = torch.empty_like(states)
     chunk_gradients_kernel[(at.num_chunks, triton.cdiv(at.D, at.block_d))](
-        at.C, at.position, at.A2, dt, gated, grads, at.totals, at.boundaries, at.P, at.D, at.N, at.C.stride(0),
-        CHUNK=at.chunk, BLOCK_D=at.block_d, BLOCK_N=at.block_n, num_warps=1,
+        at.C, at.position, at.A2, dt, gated, grads, at.totals, at.boundaries, at.P, at.D, at.N, at.chunk, at.C.stride(0),
+        BLOCK_D=at.block_d, BLOCK_N=at.block_n, num_warps=1,
     )  # fmt: skip
     at.pass_states(grads, reverse=True)
     block_d = min(MAX_BLOCK_D, at.block_d)
@@ -197,9 +197,9 @@ def triton_scan_backward(dy: Tensor, x: ScanInputs, states: Tensor, softplus: bo
     scratch = x.u.new_empty(num_programs * num_blocks * (at.chunk // SUB) * at.block_n * block_d, **single)
     gradients_kernel[(num_programs, num_blocks)](
         at.u, at.delta, at.B, at.C, at.z, dy, at.position, at.A2, at.skip, at.bias, dt, gated, states, grads, scratch,
-        du, ddelta, dz, dB, dC, dA, dskip, dbias, at.P, at.D, at.N, at.num_chunks,
+        du, ddelta, dz, dB, dC, dA, dskip, dbias, at.P, at.D, at.N, at.num_chunks, at.chunk,
         at.u.stride(0), at.delta.stride(0), at.B.stride(0), at.C.stride(0), at.z.stride(0), dy.stride(0),
-        CHUNK=at.chunk, STATES=SUB, BLOCK_D=block_d, BLOCK_N=at.block_n, **at.out_flags, num_warps=1,
+        STATES=SUB, BLOCK_D=block_d, BLOCK_N=at.block_n, **at.out_flags, num_warps=1, maxnreg=255,
     )  # fmt: skip
     sums = (dA.sum(0).t().contiguous(), dB.sum(0), dC.sum(0), dskip.sum(0), dz, dbias.sum(0))
     return [g.to(t.dtype) for g, t in zip((du, ddelta, *sums), x, strict=True) if t is not None]
