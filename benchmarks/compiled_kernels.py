@@ -5,6 +5,7 @@ spills or exceeds the budget. Run: python -m benchmarks.compiled_kernels (make b
 """
 
 import json
+import multiprocessing
 import sys
 
 import torch
@@ -59,27 +60,40 @@ def per_element(launch: Launch, cost: Cost) -> float | None:
     return cost.loop_instructions / (tokens * constants["BLOCK_D"] * constants["BLOCK_N"] / 32 / launch.num_warps)
 
 
+_work: list[tuple[Launch, int]] = []
+
+
+def _compile(index: int) -> Cost:
+    return compile_cost(*_work[index])
+
+
 def main() -> None:
     """Print a row for each compiled kernel and the JSON line; exit 1 if one spills or exceeds the budget."""
     found = launches()
     worst: dict[str, dict[str, float]] = {}
     bad = 0
-    sys.stdout.write(f"{'kernel':<30}{'arch':>5}{'warps':>6}{'regs':>6}{'spill B':>8}{'shared B':>9}{'SASS':>7}{'SASS/element':>14}  tokens\n")
-    for launch in found:
-        for arch in ARCHITECTURES:
-            cost, name = compile_cost(launch, arch), launch.kernel.__name__
-            bad += cost.spill_bytes > 0 or cost.registers > MAX_REGISTERS or cost.shared_bytes > MAX_SHARED_BYTES
-            element = per_element(launch, cost)
-            shown = "" if element is None else f"{element:.1f}"
-            sys.stdout.write(
-                f"{name:<30}{arch:>5}{launch.num_warps:>6}{cost.registers:>6}{cost.spill_bytes:>8}{cost.shared_bytes:>9}"
-                f"{cost.instructions:>7}{shown:>14}  {next(kind for _, kind in launch.signature)}\n"
-            )
-            row = worst.setdefault(name, {"registers": 0, "spill_bytes": 0, "shared_bytes": 0})
-            for key in ("registers", "spill_bytes", "shared_bytes"):
-                row[key] = max(row[key], getattr(cost, key))
-            if element is not None:
-                row["sass_per_element"] = max(row.get("sass_per_element", 0.0), round(element, 1))
+    sys.stdout.write(
+        f"{'kernel':<30}{'arch':>5}{'warps':>6}{'regs':>6}{'spill B':>8}{'shared B':>9}{'SASS':>7}{'SASS/element':>14}  tokens\n"
+    )
+    work = [(launch, arch) for launch in found for arch in ARCHITECTURES]
+    _work.extend(work)
+    # forked, because a launch holds its kernel, which cannot be sent
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        costs = pool.map(_compile, range(len(work)), chunksize=1)
+    for (launch, arch), cost in zip(work, costs, strict=True):
+        name = launch.kernel.__name__
+        bad += cost.spill_bytes > 0 or cost.registers > MAX_REGISTERS or cost.shared_bytes > MAX_SHARED_BYTES
+        element = per_element(launch, cost)
+        shown = "" if element is None else f"{element:.1f}"
+        sys.stdout.write(
+            f"{name:<30}{arch:>5}{launch.num_warps:>6}{cost.registers:>6}{cost.spill_bytes:>8}{cost.shared_bytes:>9}"
+            f"{cost.instructions:>7}{shown:>14}  {next(kind for _, kind in launch.signature)}\n"
+        )
+        row = worst.setdefault(name, {"registers": 0, "spill_bytes": 0, "shared_bytes": 0})
+        for key in ("registers", "spill_bytes", "shared_bytes"):
+            row[key] = max(row[key], getattr(cost, key))
+        if element is not None:
+            row["sass_per_element"] = max(row.get("sass_per_element", 0.0), round(element, 1))
     figures = {
         "compiled": len(found) * len(ARCHITECTURES),
         "over_budget": bad,

@@ -19,7 +19,15 @@ def make_experts(ranks: tuple[int, ...], width: int, heads: int, device: str = "
         norm = (one.clone().requires_grad_(), zero.clone().requires_grad_())
         R = heads * r
         attention = (draw(3 * R, width), draw(width, R), draw(width))
-        return ExpertLayer(*norm, *attention, *(t.detach().clone().requires_grad_() for t in norm), draw(r, width), draw(r), draw(width, r), draw(width))
+        return ExpertLayer(
+            *norm,
+            *attention,
+            *(t.detach().clone().requires_grad_() for t in norm),
+            draw(r, width),
+            draw(r),
+            draw(width, r),
+            draw(width),
+        )
 
     return [ExpertParams(draw(width), (layer(r), layer(r))) for r in ranks]
 

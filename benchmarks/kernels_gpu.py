@@ -75,7 +75,7 @@ def scan_row(plan: Plan, P: int, dtype: torch.dtype) -> dict[str, Any]:
     floor = copy_ms(P * size * (4 * plan.channels + 2 * plan.states), plan)
     row: dict[str, Any] = {"tokens": P, "dtype": str(dtype).removeprefix("torch."), "fwd_ms": forward, "bwd_ms": backward}
     row |= {"packed_fwd_vs_one": packed[0] / forward, "packed_bwd_vs_one": packed[1] / backward, "fwd_vs_floor": forward / floor}
-    peers = {"torch": P <= plan.oracle_tokens, "mamba_ssm": find_spec("mamba_ssm") is not None}
+    peers = {"torch": plan.oracle_tokens >= P, "mamba_ssm": find_spec("mamba_ssm") is not None}
     for backend, wanted in peers.items():
         names = (f"{backend}_fwd_ratio", f"{backend}_bwd_ratio")
         row |= dict.fromkeys(names)
@@ -112,7 +112,9 @@ def graph_ms(call: Callable[[], object], plan: Plan) -> float:
 
 def expert_row(plan: Plan, batch: int, pairs: str) -> dict[str, Any]:
     """Overlapping experts at one batch size, float32: forward eager and in a CUDA graph, with backward, against the peers."""
-    tokens, weights = (t.detach().to(plan.device).requires_grad_() for t in routed(batch, len(plan.ranks), plan.top_k, plan.width))
+    tokens, weights = (
+        t.detach().to(plan.device).requires_grad_() for t in routed(batch, len(plan.ranks), plan.top_k, plan.width)
+    )
     experts = make_experts(plan.ranks, plan.width, plan.heads, plan.device)
     stacked, parameters = stack_experts(experts, plan.heads), flatten(experts)
 

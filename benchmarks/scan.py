@@ -18,7 +18,9 @@ from kernels.selective_scan import selective_scan
 CHANNELS, STATES, ROUNDS = 512, 16, 5
 
 
-def scan_inputs(P: int, D: int = CHANNELS, N: int = STATES, device: str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def scan_inputs(
+    P: int, D: int = CHANNELS, N: int = STATES, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
     """Random arguments of `selective_scan` with step sizes and decays as at the start of training; leaves that need gradients."""
     g = torch.Generator().manual_seed(0)
 
@@ -31,7 +33,9 @@ def scan_inputs(P: int, D: int = CHANNELS, N: int = STATES, device: str = "cpu",
     return {name: t.requires_grad_() for name, t in inputs.items()}
 
 
-def forward_and_backward(function: Callable[[dict[str, Tensor]], Tensor], x: dict[str, Tensor], rounds: int) -> tuple[float, float]:
+def forward_and_backward(
+    function: Callable[[dict[str, Tensor]], Tensor], x: dict[str, Tensor], rounds: int
+) -> tuple[float, float]:
     """Seconds of forward without gradients, and of backward alone."""
     with torch.no_grad():
         forward = best_seconds(lambda: function(x), rounds)

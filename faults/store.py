@@ -40,6 +40,5 @@ ROWS = (
 TOTALS = ("acknowledged_lost", "torn", "duplicates", "erase_hits", "bit_flips_found")
 
 
-
 if __name__ == "__main__":
     sys.exit(run_suite(__doc__ or "", ROWS, TOTALS, "kills of row 1 (200 by default)"))

@@ -66,7 +66,9 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, cu_seqlens: Tensor | 
         raise KernelInputError(f"x_PD: {found}, expected a floating tensor of shape (P, D). Pack the tokens of all sequences.")
     D = x.shape[1]
     if weight.dim() != 2 or weight.shape[0] != D or weight.shape[1] == 0:
-        raise KernelInputError(f"weight_DK: shape {tuple(weight.shape)}, expected ({D}, K) with K >= 1. Squeeze a Conv1d's weight.")
+        raise KernelInputError(
+            f"weight_DK: shape {tuple(weight.shape)}, expected ({D}, K) with K >= 1. Squeeze a Conv1d's weight."
+        )
     check_tensor("weight_DK", weight, tuple(weight.shape), {x.dtype}, x)
     if bias is not None:
         check_tensor("bias_D", bias, (D,), {x.dtype}, x)

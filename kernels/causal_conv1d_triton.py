@@ -75,7 +75,7 @@ def conv_weight_grad_kernel(
 def conv_input_grad_kernel(
     weight, position, dpre, dx, P, D, K: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """dx (P, D): what a token gave to itself and to the K - 1 after it in its sequence."""
+    """Dx (P, D): what a token gave to itself and to the K - 1 after it in its sequence."""
     t = tl.program_id(0) * T + tl.arange(0, T)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     out = tl.zeros([T, BLOCK], tl.float32)

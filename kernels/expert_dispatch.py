@@ -50,7 +50,9 @@ def expert_dispatch(
     wanted = (tokens_BTD.shape[0], len(params))
     if weights_BE.shape != wanted:
         found = tuple(weights_BE.shape)
-        raise KernelInputError(f"weights_BE: shape {found}, expected {wanted}, one per case and expert. Check the router's width.")
+        raise KernelInputError(
+            f"weights_BE: shape {found}, expected {wanted}, one per case and expert. Check the router's width."
+        )
     _check_device("weights_BE", weights_BE, tokens_BTD)
     mask_BE = torch.ones_like(weights_BE, dtype=torch.bool) if pairs == "all" else weights_BE != 0
     if _is_plain(tokens_BTD, params, backend):
@@ -155,7 +157,9 @@ def _is_plain(tokens: Tensor, params: Sequence[ExpertParams], backend: str) -> b
     if len(shapes) == 1 and next(iter(shapes))[1]:
         return choose("expert_dispatch", backend, tokens) != "triton"
     if backend == "triton":
-        raise KernelBackendError("backend triton: experts of unequal depth or with a last LayerNorm, expected neither. Use `auto`.")
+        raise KernelBackendError(
+            "backend triton: experts of unequal depth or with a last LayerNorm, expected neither. Use `auto`."
+        )
     return choose("expert_dispatch", "torch", tokens) != "triton"
 
 
@@ -174,7 +178,9 @@ def _check(tokens_BTD: Tensor, params: Sequence[ExpertParams], num_heads: int) -
     for e, p in enumerate(params):
         if p.cls.shape != (D,):
             found = tuple(p.cls.shape)
-            raise KernelInputError(f"expert {e}: CLS of shape {found}, expected {(D,)}, the width of tokens_BTD. Check the width.")
+            raise KernelInputError(
+                f"expert {e}: CLS of shape {found}, expected {(D,)}, the width of tokens_BTD. Check the width."
+            )
         if not p.layers:
             raise KernelInputError(f"expert {e}: no layers, expected at least one. Check its depth.")
         _check_device(f"expert {e}", p.cls, tokens_BTD)

@@ -48,10 +48,8 @@ def plan_kernel(mask, case_of, slot_of, counts, B, E, BLOCK_B: tl.constexpr):
 
 
 @triton.jit
-def embed_kernel(
-    tokens, table, case_of, counts, x, B, T, D, params, DTYPE: tl.constexpr, BLOCK_D: tl.constexpr
-):
-    """x (E, B, S, D): an expert's CLS token, then the case's tokens."""
+def embed_kernel(tokens, table, case_of, counts, x, B, T, D, params, DTYPE: tl.constexpr, BLOCK_D: tl.constexpr):
+    """X (E, B, S, D): an expert's CLS token, then the case's tokens."""
     e, slot, s = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if slot < tl.load(counts + e):
         d = tl.arange(0, BLOCK_D)
@@ -80,7 +78,7 @@ def grouped_linear_kernel(
     HAS_BIAS: tl.constexpr, HAS_NORM: tl.constexpr, TRANSPOSED: tl.constexpr, EPILOGUE: tl.constexpr,
     DTYPE: tl.constexpr, PRODUCT: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """y = epilogue(norm(x) W' + b) for a tile of an expert's rows; W instead of W' if TRANSPOSED.
+    """Y = epilogue(norm(x) W' + b) for a tile of an expert's rows; W instead of W' if TRANSPOSED.
 
     Indices name the parameters; with a norm, stats gets each row's mean and 1 / deviation. `rows` of each slot are computed, of
     `x_rows` in x and `residual_rows` in `residual`. EPILOGUE: `gelu` keeps its argument in `pre`, `gelu_slope` multiplies by gelu'(pre),
@@ -100,7 +98,9 @@ def grouped_linear_kernel(
         if HAS_NORM:
             for first in range(0, in_width, K):
                 k = first + tl.arange(0, K)
-                mean += tl.sum(tl.load(x_row[:, None] + k[None, :], mask=has_m[:, None] & (k < in_width)[None, :], other=0.0), axis=1)
+                mean += tl.sum(
+                    tl.load(x_row[:, None] + k[None, :], mask=has_m[:, None] & (k < in_width)[None, :], other=0.0), axis=1
+                )
             mean = mean / in_width
             for first in range(0, in_width, K):
                 k = first + tl.arange(0, K)
@@ -119,7 +119,9 @@ def grouped_linear_kernel(
             a = tl.load(x_row[:, None] + k[None, :], mask=there, other=0.0)
             if HAS_NORM:
                 gamma = tl.load(parameter(table, e, norm_index, params, DTYPE) + k, mask=k < in_width, other=0.0).to(tl.float32)
-                beta = tl.load(parameter(table, e, norm_index + 1, params, DTYPE) + k, mask=k < in_width, other=0.0).to(tl.float32)
+                beta = tl.load(parameter(table, e, norm_index + 1, params, DTYPE) + k, mask=k < in_width, other=0.0).to(
+                    tl.float32
+                )
                 a = tl.where(there, (a - mean[:, None]) * scale[:, None] * gamma[None, :] + beta[None, :], 0.0)
             if TRANSPOSED:
                 at = k[:, None] * out_width + n[None, :]
@@ -146,7 +148,7 @@ def attention_kernel(
     qkv, counts, head_widths, mixed, B, H, qkv_stride, mixed_stride,
     S: tl.constexpr, QUERIES: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
-    """mixed (E, B, QUERIES, H r): softmax(q k / sqrt(r)) v of one slot and head, for its first QUERIES rows."""
+    """Mixed (E, B, QUERIES, H r): softmax(q k / sqrt(r)) v of one slot and head, for its first QUERIES rows."""
     e, slot, h = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if slot < tl.load(counts + e):
         width = tl.load(head_widths + e)
@@ -232,7 +234,9 @@ class Call:
         self.block_d = triton.next_power_of_2(D)
         self.mixed_stride, self.hidden_stride = num_heads * max(heads), max(hidden)
         self.saved = tokens.new_empty(sum(map(math.prod, self._shapes())), dtype=torch.float32) if saved is None else saved
-        parts = iter(t.view(shape) for t, shape in zip(self.saved.split([*map(math.prod, self._shapes())]), self._shapes(), strict=True))
+        parts = iter(
+            t.view(shape) for t, shape in zip(self.saved.split([*map(math.prod, self._shapes())]), self._shapes(), strict=True)
+        )
         plan = [next(parts).view(torch.int32) for _ in range(3)]
         self.case_of, self.slot_of, self.counts = plan
         self.layers = [[next(parts) for _ in range(8)] for _ in range(at.depth)]
@@ -260,7 +264,7 @@ class Call:
     ) -> None:  # fmt: skip
         """Launch `grouped_linear_kernel` with a layer's parameters."""
         at, first = self.at, 1 + PER_LAYER * layer
-        block_m = 16 if at.B * rows <= 32 else 32 if at.B * rows <= 256 else 64
+        block_m = 16 if at.B * rows <= 64 else 64
         grid = (at.E, triton.cdiv(at.B * rows, block_m), triton.cdiv(y.shape[1], BLOCK_N))
         grouped_linear_kernel[grid](
             x, self.table, self.counts, *widths, y, y if pre is None else pre, y if residual is None else residual,

@@ -16,7 +16,21 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.expert_dispatch_triton import (
-    BLOCK_N, FC1, FC1_BIAS, FC2, FC2_BIAS, NORM1, NORM2, OUT, OUT_BIAS, PER_LAYER, QKV, Call, _gelu, _on_device, parameter,
+    BLOCK_N,
+    FC1,
+    FC1_BIAS,
+    FC2,
+    FC2_BIAS,
+    NORM1,
+    NORM2,
+    OUT,
+    OUT_BIAS,
+    PER_LAYER,
+    QKV,
+    Call,
+    _gelu,
+    _on_device,
+    parameter,
 )  # fmt: skip
 
 BLOCK_M = 16
@@ -24,7 +38,7 @@ BLOCK_M = 16
 
 @triton.jit
 def combine_backward_kernel(grad, y, weights, case_of, counts, dy, dweights, B, E, D, BLOCK_D: tl.constexpr):
-    """dy = weight * grad of the slot's case, and the weight's gradient <grad, y>."""
+    """Dy = weight * grad of the slot's case, and the weight's gradient <grad, y>."""
     e, slot = tl.program_id(0), tl.program_id(1)
     if slot < tl.load(counts + e):
         d = tl.arange(0, BLOCK_D)
@@ -81,7 +95,7 @@ def norm_backward_kernel(
     dn, x, residual_grad, table, counts, stats, dx, B, D, params, norm_index, rows, residual_rows,
     DTYPE: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """dx of one row: through the normalisation, plus what came past it (rows of a slot beyond `residual_rows` have nothing)."""
+    """Dx of one row: through the normalisation, plus what came past it (rows of a slot beyond `residual_rows` have nothing)."""
     e, m = tl.program_id(0), tl.program_id(1)
     if m < tl.load(counts + e) * rows:
         d = tl.arange(0, BLOCK_D)
@@ -236,7 +250,9 @@ def triton_dispatch_backward(
         x, stats1, qkv, mixed, middle, stats2, pre, _ = call.layers[layer]
         rows = at.rows(layer)
         dpre = torch.empty_like(pre)
-        call.linear(dy, dpre, layer, FC2, (call.width, call.hidden_widths), rows=rows, transposed=True, epilogue="gelu_slope", pre=pre)
+        call.linear(
+            dy, dpre, layer, FC2, (call.width, call.hidden_widths), rows=rows, transposed=True, epilogue="gelu_slope", pre=pre
+        )
         to.weight(dy, pre, layer, FC2, (call.hidden_widths, call.width), rows=rows, bias=FC2_BIAS, gelu=True)
         dn = torch.empty_like(middle)
         call.linear(dpre, dn, layer, FC1, (call.hidden_widths, call.width), rows=rows, transposed=True)

@@ -27,7 +27,9 @@ def mamba_ssm_scan(x: ScanInputs, softplus: bool, bounds: list[int]) -> Tensor:
     parts = []
     for start, end in pairwise(bounds):
         if end > start:
-            u, delta, B, C, z = (None if t is None else t[start:end].t()[None].contiguous() for t in (x.u, x.delta, x.B, x.C, x.z))
+            u, delta, B, C, z = (
+                None if t is None else t[start:end].t()[None].contiguous() for t in (x.u, x.delta, x.B, x.C, x.z)
+            )
             y = selective_scan_fn(u, delta, A, B, C, D, z=z, delta_bias=bias, delta_softplus=softplus)
             parts.append(y[0].t())
     return torch.cat(parts).to(x.u.dtype) if parts else torch.zeros_like(x.u)

@@ -115,7 +115,7 @@ def outputs_kernel(
     BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
     HAS_SKIP: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr,
 ):  # fmt: skip
-    """y (P, D) of a chunk from the state that comes into it, with the skip and the gate."""
+    """Y (P, D) of a chunk from the state that comes into it, with the skip and the gate."""
     c = tl.program_id(0)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     n = tl.arange(0, BLOCK_N)

@@ -31,7 +31,7 @@ def step_and_gate_kernel(
     delta, dy, z, bias, dt, gated, P, D, delta_stride, dy_stride, z_stride,
     BLOCK: tl.constexpr, HAS_Z: tl.constexpr, HAS_BIAS: tl.constexpr, SOFTPLUS: tl.constexpr,
 ):  # fmt: skip
-    """dt = softplus(delta + bias) and the gradient before the gate, dy silu(z), both float32 (P, D)."""
+    """Dt = softplus(delta + bias) and the gradient before the gate, dy silu(z), both float32 (P, D)."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = i < P * D
     t, d = i // D, i % D

@@ -279,7 +279,7 @@ def test_commands_fetch_and_follow(server, tmp_path):
     where = ("--landing", tmp_path, "--api", server.address)
     done = run("fetch", "--project", PROJECT, *where, "--dry-run")
     assert done.exit_code == 0, done.output
-    assert done.stdout.splitlines()[1].split() [-3:] == ["12", "12", "0.000"]
+    assert done.stdout.splitlines()[1].split()[-3:] == ["12", "12", "0.000"]
     assert not any(tmp_path.iterdir())
     done = run("fetch", "--project", PROJECT, *where)
     assert done.exit_code == 0, done.output
