@@ -1,4 +1,5 @@
-"""Every Triton kernel and configuration compiled for sm_80 and sm_90 without a GPU: registers, spills, shared memory, instructions.
+"""Every Triton kernel and configuration compiled for sm_80 and sm_90 without a GPU: registers, spills, shared memory,
+instructions.
 
 What is compiled is what the calls would launch at the paper's shapes, recorded from the launches themselves. Fails where code
 spills or exceeds the budget. Run: python -m benchmarks.compiled_kernels (make bench NAME=compiled_kernels).

@@ -44,9 +44,8 @@ def main() -> None:
     expected = ways["loop over cases"][0]()
     for name, (way, _, _) in ways.items():
         torch.testing.assert_close(way(), expected, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
-    sys.stdout.write(
-        f"batch {batch}, {len(RANKS)} experts, top {TOP_K}, width {WIDTH}, one thread\n{'':<20}forward ms  forward + backward ms\n"
-    )
+    sys.stdout.write(f"batch {batch}, {len(RANKS)} experts, top {TOP_K}, width {WIDTH}, one thread\n")
+    sys.stdout.write(f"{'':<20}forward ms  forward + backward ms\n")
     forward, both = {}, {}
     for name, (way, parameters, rounds) in ways.items():
         with torch.no_grad():

@@ -45,7 +45,7 @@ class Plan:
     oracle_tokens: int = 10_000  # the plain path launches kernels token by token: not measured beyond
 
 
-TOY = Plan("cpu", (torch.float32,), (40,), 16, 4, (2,), (2, 4), 1, 8, 2, 1, 40)
+TOY = Plan("cpu", (torch.float32,), (12,), 8, 2, (1,), (2,), 1, 8, 1, 1, 12)
 
 
 def copy_ms(num_bytes: int, plan: Plan) -> float:

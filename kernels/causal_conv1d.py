@@ -28,8 +28,8 @@ def causal_conv1d(
 ) -> Tensor:
     """Return (P, D): out_t = bias + sum_k weight[:, k] * x_{t - (K - 1) + k}, zero before the first of the sequence.
 
-    `cu_seqlens` (S + 1,) integer, from 0 to P, never decreasing; None is one sequence. Differentiable once. KernelInputError names
-    an argument that does not fit, KernelBackendError a backend that cannot be had.
+    `cu_seqlens` (S + 1,) integer, from 0 to P, never decreasing; None is one sequence. Differentiable once. KernelInputError
+    names an argument that does not fit, KernelBackendError a backend that cannot be had.
     """
     if activation not in {None, "silu"}:
         raise KernelInputError(f"activation: {activation!r}, expected 'silu' or None. Apply others afterwards.")
@@ -149,9 +149,9 @@ def _under_autocast(device_type: str) -> Any:
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Tensor:
         dtype = x.dtype if x.dtype == torch.float64 else torch.get_autocast_dtype(device_type)
-        x, weight, bias = (None if t is None else t.to(dtype) for t in (x, weight, bias))
+        bias = None if bias is None else bias.to(dtype)
         with torch.autocast(device_type, enabled=False):
-            y: Tensor = torch.ops.mice.causal_conv1d(x, weight, bias, *rest)
+            y: Tensor = torch.ops.mice.causal_conv1d(x.to(dtype), weight.to(dtype), bias, *rest)
         return y
 
     return run

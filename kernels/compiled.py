@@ -1,7 +1,7 @@
 """Ahead-of-time compilation of what a call would launch, without a GPU, and what the machine code costs.
 
-Belongs here: recording launches, compiling them, reading registers, spills, shared memory and instructions. Does not belong: which
-calls are compiled and what they may cost (benchmarks/compiled_kernels.py). Not in a process whose Triton interprets.
+Belongs here: recording launches, compiling them, reading registers, spills, shared memory and instructions. Does not belong:
+which calls are compiled and what they may cost (benchmarks/compiled_kernels.py). Not in a process whose Triton interprets.
 """
 
 import re

@@ -42,8 +42,8 @@ def expert_dispatch(
     """Return sum_e weights[b, e] * expert_e(tokens_b) as (B, D).
 
     `pairs="chosen"` computes the pairs whose weight is not zero, and weights that are zero get a zero gradient; `"all"` computes
-    every pair, and every weight gets its gradient. Parameters of an expert without a pair get no gradient (`unused="none"`, one host
-    sync on a GPU), or zeros without a sync (`"zero"`: for CUDA graphs and torch.compile; AdamW then decays and moves them).
+    every pair, and every weight gets its gradient. Parameters of an expert without a pair get no gradient (`unused="none"`, one
+    host sync on a GPU), or zeros without a sync (`"zero"`: for CUDA graphs and torch.compile; AdamW then decays and moves them).
     KernelInputError names an argument that does not fit, KernelBackendError a backend that cannot be had.
     """
     _check(tokens_BTD, params, num_heads)
@@ -150,7 +150,7 @@ def _operator(
 
 
 def _is_plain(tokens: Tensor, params: Sequence[ExpertParams], backend: str) -> bool:
-    """Return whether torch's own autograd runs this call: eager mode without Triton. It keeps activations, the operator does not."""
+    """Return whether torch's own autograd runs this call: eager mode without Triton. It keeps activations, operator does not."""
     if torch.compiler.is_compiling():
         return False
     shapes = {(len(p.layers), p.final_norm is None, p.cls.dtype) for p in params}
@@ -170,16 +170,16 @@ def _check_device(name: str, tensor: Tensor, tokens: Tensor) -> None:
 
 def _check(tokens_BTD: Tensor, params: Sequence[ExpertParams], num_heads: int) -> None:
     if tokens_BTD.dim() != 3 or not tokens_BTD.is_floating_point():
-        found = f"{tokens_BTD.dtype} {tuple(tokens_BTD.shape)}"
-        raise KernelInputError(f"tokens_BTD: shape {found}, expected floating (B, T, D). Stack the tokens of each case.")
+        kind = f"{tokens_BTD.dtype} {tuple(tokens_BTD.shape)}"
+        raise KernelInputError(f"tokens_BTD: shape {kind}, expected floating (B, T, D). Stack the tokens of each case.")
     D = tokens_BTD.shape[2]
     if not params:
         raise KernelInputError("params: no experts, expected at least one. Check the configuration.")
     for e, p in enumerate(params):
         if p.cls.shape != (D,):
-            found = tuple(p.cls.shape)
+            shape = tuple(p.cls.shape)
             raise KernelInputError(
-                f"expert {e}: CLS of shape {found}, expected {(D,)}, the width of tokens_BTD. Check the width."
+                f"expert {e}: CLS of shape {shape}, expected {(D,)}, the width of tokens_BTD. Check the width."
             )
         if not p.layers:
             raise KernelInputError(f"expert {e}: no layers, expected at least one. Check its depth.")
@@ -193,5 +193,5 @@ def _check(tokens_BTD: Tensor, params: Sequence[ExpertParams], num_heads: int) -
             wanted = ((D,), (D,), (rows, D), (D, rows // 3), (D,), (D,), (D,), (hidden, D), (hidden,), (D, hidden), (D,))
             for name, tensor, shape in zip(layer._fields, layer, wanted, strict=True):
                 if tensor.shape != shape:
-                    found = tuple(tensor.shape)
-                    raise KernelInputError(f"expert {e}: {name} of shape {found}, expected {shape}. Check the layer's sizes.")
+                    wrong = tuple(tensor.shape)
+                    raise KernelInputError(f"expert {e}: {name} of shape {wrong}, expected {shape}. Check its layer.")

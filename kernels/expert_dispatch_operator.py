@@ -1,7 +1,7 @@
 """Expert dispatch as one operator that PyTorch knows: what a GPU runs, and what torch.compile keeps whole on any device.
 
-Belongs here: registration. Does not belong: the meaning and the checks (expert_dispatch.py), the arithmetic. Parameters come as one
-flat list, the same number for every expert; their gradients go back as one vector, cut into views. On the plain-PyTorch path
+Belongs here: registration. Does not belong: the meaning and the checks (expert_dispatch.py), the arithmetic. Parameters come as
+one flat list, the same number for every expert; their gradients go back as one vector, cut into views. On the plain-PyTorch path
 backward computes forward again (torch.func.vjp): in eager mode that path is not taken, see expert_dispatch.py.
 
 Shape legend: B cases, T tokens, D width, E experts.
@@ -54,7 +54,7 @@ def _backward(
     def of(t: Tensor, w: Tensor, *p: Tensor) -> Tensor:
         return _plain(t, p, w, mask, num_heads)
 
-    _, pull = torch.func.vjp(of, tokens, weights, *params)
+    pull = torch.func.vjp(of, tokens, weights, *params)[1]
     dtokens, dweights, *dparams = pull(grad)
     flat = torch.cat([g.flatten() for g in dparams]) if dparams else tokens.new_empty(0)
     return [dtokens.contiguous(), dweights.contiguous(), flat.to(_flat_dtype(params))]

@@ -3,11 +3,11 @@
 Belongs here: the forward kernels, the layout of a call, its launches. Does not belong: checks and registration
 (expert_dispatch_operator.py), the backward kernels (expert_dispatch_triton_backward.py).
 
-Every expert has room for every case: slot i of expert e is the i-th case sent to it, and programs beyond an expert's count leave at
-once. So sizes follow from the batch alone, nothing waits for the routing, and a CUDA graph can hold the call. Parameters stay the
-separate tensors that the optimiser knows; kernels find them in a table of addresses. All activations are float32; products run in
-the tokens' dtype with float32 sums, ieee for float32 tokens. The last layer is computed for the CLS row alone, past its keys and
-values.
+Every expert has room for every case: slot i of expert e is the i-th case sent to it, and programs beyond an expert's count
+leave at once. So sizes follow from the batch alone, nothing waits for the routing, and a CUDA graph can hold the call.
+Parameters stay the separate tensors that the optimiser knows; kernels find them in a table of addresses. All activations are
+float32; products run in the tokens' dtype with float32 sums, ieee for float32 tokens. The last layer is computed for the CLS
+row alone, past its keys and values.
 
 Shape legend: B cases, T tokens, S = 1 + T rows of an expert's sequence, D width, H heads, r width of a head, E experts.
 """
@@ -81,8 +81,8 @@ def grouped_linear_kernel(
     """Y = epilogue(norm(x) W' + b) for a tile of an expert's rows; W instead of W' if TRANSPOSED.
 
     Indices name the parameters; with a norm, stats gets each row's mean and 1 / deviation. `rows` of each slot are computed, of
-    `x_rows` in x and `residual_rows` in `residual`. EPILOGUE: `gelu` keeps its argument in `pre`, `gelu_slope` multiplies by gelu'(pre),
-    `residual` adds.
+    `x_rows` in x and `residual_rows` in `residual`. EPILOGUE: `gelu` keeps its argument in `pre`, `gelu_slope` multiplies by
+    gelu'(pre), `residual` adds.
     """
     e = tl.program_id(0)
     m = tl.program_id(1) * M + tl.arange(0, M)
@@ -201,13 +201,13 @@ class Sizes:
     hidden_widths: tuple[int, ...]
 
     @property
-    def S(self) -> int:
+    def num_rows(self) -> int:
         """Return rows of an expert's sequence."""
         return self.T + 1
 
     def rows(self, layer: int) -> int:
         """Return rows of a slot that a layer's output has: the CLS row alone in the last."""
-        return 1 if layer == self.depth - 1 else self.S
+        return 1 if layer == self.depth - 1 else self.num_rows
 
 
 class Call:
@@ -219,7 +219,7 @@ class Call:
         heads = tuple(params[e * per_expert + 1 + QKV].shape[0] // (3 * num_heads) for e in range(num_experts))
         hidden = tuple(params[e * per_expert + 1 + FC1].shape[0] for e in range(num_experts))
         at = Sizes(B, T, D, num_experts, num_heads, (per_expert - 1) // PER_LAYER, heads, hidden)
-        if at.E * B * at.S * max(D, 3 * num_heads * max(heads), *hidden) >= 2**31:
+        if at.E * B * at.num_rows * max(D, 3 * num_heads * max(heads), *hidden) >= 2**31:
             raise KernelInputError(f"tokens_BTD: {B} cases of {T} tokens, expected offsets below 2**31. Split the batch.")
         self.at, self.per_expert, self.device = at, per_expert, tokens.device
         self.params = [p.contiguous() for p in params]
@@ -243,12 +243,12 @@ class Call:
         self.final = next(parts)
 
     def _shapes(self) -> list[tuple[int, ...]]:
-        """Return the shapes of what is saved: the plan, then of each layer x, stats 1, qkv, mixed, x between, stats 2, pre, hidden."""
+        """Return what is saved: the plan, then of each layer x, stats 1, qkv, mixed, x between, stats 2, pre, hidden."""
         at = self.at
         shapes: list[tuple[int, ...]] = [(at.E, at.B), (at.B, at.E), (at.E,)]
         slots = at.E * at.B
         for layer in range(at.depth):
-            full, rows = slots * at.S, slots * at.rows(layer)
+            full, rows = slots * at.num_rows, slots * at.rows(layer)
             shapes += [(full, at.D), (full, 2), (full, 3 * self.mixed_stride), (rows, self.mixed_stride), (rows, at.D), (rows, 2)]
             shapes += [(rows, self.hidden_stride)] * 2
         return [*shapes, (slots, at.D)]
@@ -270,7 +270,8 @@ class Call:
             x, self.table, self.counts, *widths, y, y if pre is None else pre, y if residual is None else residual,
             y if stats is None else stats, at.B, x.shape[1], y.shape[1],
             self.per_expert, first + weight, first + bias, first + norm, rows, rows, residual_rows,
-            HAS_BIAS=bias >= 0, HAS_NORM=norm >= 0, TRANSPOSED=transposed, EPILOGUE=epilogue, DTYPE=self.dtype, PRODUCT=self.product,
+            HAS_BIAS=bias >= 0, HAS_NORM=norm >= 0, TRANSPOSED=transposed, EPILOGUE=epilogue,
+            DTYPE=self.dtype, PRODUCT=self.product,
             M=block_m, N=BLOCK_N, K=BLOCK_K, num_warps=4,
         )  # fmt: skip
 
@@ -278,7 +279,7 @@ class Call:
 def triton_dispatch_forward(
     tokens: Tensor, params: Sequence[Tensor], weights: Tensor, mask: Tensor, num_heads: int
 ) -> tuple[Tensor, Tensor]:
-    """Return sum_e weights[b, e] expert_e(tokens_b) over the pairs of `mask` (B, D), and what backward needs, one float32 vector."""
+    """Return sum_e weights[b, e] expert_e(tokens_b) over the pairs of `mask`, (B, D), and what backward needs."""
     tokens, weights, mask = tokens.contiguous(), weights.contiguous(), mask.to(torch.int8).contiguous()
     call = Call(tokens, params, weights.shape[1], num_heads, None)
     at = call.at
@@ -286,21 +287,21 @@ def triton_dispatch_forward(
     if at.B == 0:
         return out, call.saved
     plan_kernel[(at.E,)](mask, call.case_of, call.slot_of, call.counts, at.B, at.E, BLOCK_B=triton.next_power_of_2(at.B))
-    embed_kernel[(at.E, at.B, at.S)](
+    embed_kernel[(at.E, at.B, at.num_rows)](
         tokens, call.table, call.case_of, call.counts, call.layers[0][0], at.B, at.T, at.D,
         call.per_expert, DTYPE=call.dtype, BLOCK_D=call.block_d, num_warps=1,
     )  # fmt: skip
     for layer, (x, stats1, qkv, mixed, middle, stats2, pre, hidden) in enumerate(call.layers):
         rows = at.rows(layer)
         y = call.final if layer == at.depth - 1 else call.layers[layer + 1][0]
-        call.linear(x, qkv, layer, QKV, (call.width, call.qkv_widths), rows=at.S, norm=NORM1, stats=stats1)
+        call.linear(x, qkv, layer, QKV, (call.width, call.qkv_widths), rows=at.num_rows, norm=NORM1, stats=stats1)
         attention_kernel[(at.E, at.B, at.H)](
-            qkv, call.counts, call.head_widths, mixed, at.B, at.H, qkv.shape[1], mixed.shape[1], S=at.S, QUERIES=rows,
-            BLOCK_S=triton.next_power_of_2(at.S), BLOCK_R=triton.next_power_of_2(max(at.head_widths)), num_warps=1,
+            qkv, call.counts, call.head_widths, mixed, at.B, at.H, qkv.shape[1], mixed.shape[1], S=at.num_rows, QUERIES=rows,
+            BLOCK_S=triton.next_power_of_2(at.num_rows), BLOCK_R=triton.next_power_of_2(max(at.head_widths)), num_warps=1,
         )  # fmt: skip
         call.linear(
             mixed, middle, layer, OUT, (call.mixed_widths, call.width), rows=rows, bias=OUT_BIAS,
-            epilogue="residual", residual=x, residual_rows=at.S,
+            epilogue="residual", residual=x, residual_rows=at.num_rows,
         )  # fmt: skip
         call.linear(
             middle, hidden, layer, FC1, (call.width, call.hidden_widths), rows=rows, bias=FC1_BIAS, norm=NORM2,

@@ -263,15 +263,16 @@ def triton_dispatch_backward(
         to.weight(dmiddle, mixed, layer, OUT, (call.mixed_widths, call.width), rows=rows, bias=OUT_BIAS)
         dqkv = torch.empty_like(qkv)
         attention_backward_kernel[(at.E, at.B, at.H)](
-            qkv, dmixed, call.counts, call.head_widths, dqkv, at.B, at.H, qkv.shape[1], mixed.shape[1], S=at.S, QUERIES=rows,
-            BLOCK_S=triton.next_power_of_2(at.S), BLOCK_R=triton.next_power_of_2(max(at.head_widths)), num_warps=1,
+            qkv, dmixed, call.counts, call.head_widths, dqkv, at.B, at.H, qkv.shape[1], mixed.shape[1], S=at.num_rows,
+            QUERIES=rows, BLOCK_S=triton.next_power_of_2(at.num_rows), BLOCK_R=triton.next_power_of_2(max(at.head_widths)),
+            num_warps=1,
         )  # fmt: skip
         dn = torch.empty_like(x)
-        call.linear(dqkv, dn, layer, QKV, (call.qkv_widths, call.width), rows=at.S, transposed=True)
-        to.weight(dqkv, x, layer, QKV, (call.width, call.qkv_widths), rows=at.S, norm=NORM1, stats=stats1)
-        dy = to.norm(dn, x, dmiddle, stats1, layer, NORM1, rows=at.S, past_rows=rows)
+        call.linear(dqkv, dn, layer, QKV, (call.qkv_widths, call.width), rows=at.num_rows, transposed=True)
+        to.weight(dqkv, x, layer, QKV, (call.width, call.qkv_widths), rows=at.num_rows, norm=NORM1, stats=stats1)
+        dy = to.norm(dn, x, dmiddle, stats1, layer, NORM1, rows=at.num_rows, past_rows=rows)
     tokens_grad_kernel[(at.B, at.T)](dy, call.slot_of, dtokens, at.B, at.E, at.T, at.D, BLOCK_D=call.block_d, num_warps=1)
     cls_grad_kernel[(at.E,)](
-        dy, call.counts, to.flat, to.offsets, at.B, at.S, at.D, call.per_expert, BLOCK_D=call.block_d, num_warps=1
+        dy, call.counts, to.flat, to.offsets, at.B, at.num_rows, at.D, call.per_expert, BLOCK_D=call.block_d, num_warps=1
     )
     return [dtokens, dweights.to(weights.dtype), to.flat]

@@ -1,8 +1,8 @@
 """Small transformer experts in plain PyTorch: the parameters' layout, a layer, an expert, a run of (case, expert) pairs.
 
 Belongs here: differentiable arithmetic on tensors. Does not belong: the public functions, their checks and oracle
-(expert_dispatch.py), who owns the parameters (mice_model/blocks.py). Parameters come as one tuple per expert and stay separate: an
-expert that no case is sent to gets no gradient at all (None, not zero), so AdamW leaves it alone.
+(expert_dispatch.py), who owns the parameters (mice_model/blocks.py). Parameters come as one tuple per expert and stay separate:
+an expert that no case is sent to gets no gradient at all (None, not zero), so AdamW leaves it alone.
 
 Shape legend: B cases, T tokens, D width, H heads, r width of a head, E experts, K (case, expert) pairs, R = H * r.
 """
@@ -109,7 +109,7 @@ def cls_output(tokens_BTD: Tensor, params: ExpertParams, num_heads: int) -> Tens
 def dispatch_pairs(
     tokens_BTD: Tensor, params: Sequence[ExpertParams], weights_BE: Tensor, mask_BE: Tensor, num_heads: int
 ) -> Tensor:
-    """Return sum_e weights[b, e] * expert_e(tokens_b) over the pairs of `mask_BE`: every expert runs once, on its share of them."""
+    """Return sum_e weights[b, e] * expert_e(tokens_b) over pairs of `mask_BE`: every expert runs once, on its share of them."""
     expert_K, case_K = mask_BE.t().nonzero(as_tuple=True)  # transposed, so that the pairs come sorted by expert
     weight_K = weights_BE[case_K, expert_K]
     counts = torch.bincount(expert_K, minlength=len(params)).tolist()

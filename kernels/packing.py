@@ -16,8 +16,8 @@ class KernelInputError(ValueError):
 def check_cu_seqlens(cu_seqlens: Tensor | None, num_tokens: int) -> list[int]:
     """Return the boundaries [0, ..., num_tokens]; None is one sequence.
 
-    KernelInputError unless they are (S + 1,) integers from 0 to `num_tokens`, never decreasing. Reading a `cu_seqlens` that lies on
-    a GPU waits for it; one in host memory costs nothing.
+    KernelInputError unless they are (S + 1,) integers from 0 to `num_tokens`, never decreasing. Reading a `cu_seqlens` that
+    lies on a GPU waits for it; one in host memory costs nothing.
     """
     if cu_seqlens is None:
         return [0, num_tokens]

@@ -35,10 +35,10 @@ def selective_scan(
 ) -> Tensor:
     """Return y (P, D) of the selective scan over packed sequences; the state is zero before the first token of each.
 
-    dt = softplus(delta + delta_bias) (softplus optional); h_t = exp(dt_t A) h_{t-1} + dt_t u_t B_t; y_t = <C_t, h_t> + D u_t, times
-    silu(z_t) if z is given. `cu_seqlens` (S + 1,) integer, from 0 to P, never decreasing; None is one sequence; in host memory it
-    costs no wait. The state is float32 (float64 for float64 inputs); y has the dtype of u. Differentiable once, in every tensor
-    argument. KernelInputError names an argument that does not fit, KernelBackendError a backend that cannot be had.
+    dt = softplus(delta + delta_bias) (softplus optional); h_t = exp(dt_t A) h_{t-1} + dt_t u_t B_t; y_t = <C_t, h_t> + D u_t,
+    times silu(z_t) if z is given. `cu_seqlens` (S + 1,) integer, from 0 to P, never decreasing; None is one sequence; in host
+    memory it costs no wait. The state is float32 (float64 for float64 inputs); y has the dtype of u. Differentiable once, in
+    every tensor argument. KernelInputError names an argument that does not fit, KernelBackendError a backend that cannot be had.
     """
     arguments = (u_PD, delta_PD, A_DN, B_PN, C_PN, D_D, z_PD, delta_bias_D)
     if backend == "mamba_ssm":
@@ -187,7 +187,8 @@ def _under_autocast(device_type: str) -> Any:
 
     def run(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Any, z: Any, *rest: Any) -> tuple[Tensor, Tensor]:
         dtype = u.dtype if u.dtype == torch.float64 else torch.get_autocast_dtype(device_type)
-        u, delta, B, C, z = (None if t is None else t.to(dtype) for t in (u, delta, B, C, z))
+        z = None if z is None else z.to(dtype)
+        u, delta, B, C = (t.to(dtype) for t in (u, delta, B, C))
         with torch.autocast(device_type, enabled=False):
             y_and_states: tuple[Tensor, Tensor] = torch.ops.mice.selective_scan(u, delta, A, B, C, D, z, *rest)
         return y_and_states

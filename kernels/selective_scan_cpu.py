@@ -3,8 +3,8 @@
 Belongs here: both passes, written by hand. Does not belong: checks and registration (selective_scan.py).
 
 Blocks of T tokens are handled one after the other. Everything but the recurrence is vectorised over a block held in the cache as
-(T, N, D), D innermost because every broadcast is then along whole rows; the recurrence is one fused multiply-add of (N, D) a token.
-Backward recomputes each block from its saved first state, so nothing of size (P, D, N) outlives a block.
+(T, N, D), D innermost because every broadcast is then along whole rows; the recurrence is one fused multiply-add of (N, D) a
+token. Backward recomputes each block from its saved first state, so nothing of size (P, D, N) outlives a block.
 
 Shape legend: P packed tokens of all sequences, D channels, N states of a channel, T tokens of a block.
 """

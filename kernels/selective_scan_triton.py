@@ -191,7 +191,7 @@ def triton_scan_forward(x: ScanInputs, softplus: bool, bounds: list[int]) -> tup
 
 
 def chunk_length(num_tokens: int, num_channels: int) -> int:
-    """Return tokens a chunk, a power of two: no more warps than wanted, from 32 (1 KiB saved a token) to 64 (backward's scratch)."""
+    """Return tokens a chunk, a power of two: from 32 (1 KiB saved a token) to 64 (backward's scratch)."""
     wanted = num_tokens * triton.cdiv(num_channels, MAX_BLOCK_D) / _WARPS_WANTED
     return min(64, max(32, triton.next_power_of_2(math.ceil(wanted))))
 

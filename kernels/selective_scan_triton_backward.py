@@ -175,8 +175,8 @@ def triton_scan_backward(dy: Tensor, x: ScanInputs, states: Tensor, softplus: bo
     if x.u.numel() == 0:
         return [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in x if t is not None]
     dy = dy if dy.stride(-1) == 1 and dy.stride(0) > 0 else dy.contiguous()
-    single = {"dtype": torch.float32}
-    dt, gated = (x.u.new_empty(x.u.shape, **single) for _ in range(2))
+    single = torch.float32
+    dt, gated = (x.u.new_empty(x.u.shape, dtype=single) for _ in range(2))
     step_and_gate_kernel[(triton.cdiv(at.P * at.D, PREPARE_BLOCK),)](
         at.delta, dy, at.z, at.bias, dt, gated, at.P, at.D, at.delta.stride(0), dy.stride(0), at.z.stride(0),
         BLOCK=PREPARE_BLOCK, HAS_Z=x.z is not None, **at.flags, num_warps=4,
@@ -191,10 +191,10 @@ def triton_scan_backward(dy: Tensor, x: ScanInputs, states: Tensor, softplus: bo
     num_blocks = triton.cdiv(at.D, block_d)
     num_programs = min(at.num_chunks, triton.cdiv(_PROGRAMS, num_blocks))
     du, ddelta, dz = (x.u.new_empty(x.u.shape) for _ in range(3))
-    dB, dC = (x.u.new_empty((num_blocks, at.P, at.N), **single) for _ in range(2))
-    dA = x.u.new_empty((num_programs, at.N, at.D), **single)
-    dskip, dbias = (x.u.new_empty((num_programs, at.D), **single) for _ in range(2))
-    scratch = x.u.new_empty(num_programs * num_blocks * (at.chunk // SUB) * at.block_n * block_d, **single)
+    dB, dC = (x.u.new_empty((num_blocks, at.P, at.N), dtype=single) for _ in range(2))
+    dA = x.u.new_empty((num_programs, at.N, at.D), dtype=single)
+    dskip, dbias = (x.u.new_empty((num_programs, at.D), dtype=single) for _ in range(2))
+    scratch = x.u.new_empty(num_programs * num_blocks * (at.chunk // SUB) * at.block_n * block_d, dtype=single)
     gradients_kernel[(num_programs, num_blocks)](
         at.u, at.delta, at.B, at.C, at.z, dy, at.position, at.A2, at.skip, at.bias, dt, gated, states, grads, scratch,
         du, ddelta, dz, dB, dC, dA, dskip, dbias, at.P, at.D, at.N, at.num_chunks, at.chunk,

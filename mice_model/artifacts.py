@@ -70,7 +70,8 @@ def load_curve(path: Path) -> TrainingCurve | None:
     if not about.is_file():
         return None
     plain = json.loads(about.read_text(encoding="utf-8"))
-    return TrainingCurve(**{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()})
+    fields_by_name: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()}
+    return TrainingCurve(**fields_by_name)
 
 
 def network_path(folder: Path, fold: int, cancer_type: str, seed: int) -> Path:

@@ -17,7 +17,7 @@ def scan_arguments(P, D, N, dtype=torch.float64):
 
 def with_gradients(function, tensors, dtype, device="cpu", **options):
     """The output of a function of named tensors, and the gradients of a fixed projection of it by name, in float64 on the CPU."""
-    leaves = {name: t.to(device, dtype).requires_grad_() for name, t in tensors.items()}
+    leaves = {name: t.detach().to(device, dtype, copy=True).requires_grad_() for name, t in tensors.items()}
     out = function(**leaves, **options)
     direction = torch.linspace(-1, 1, max(out.numel(), 1))[: out.numel()].view(out.shape).to(device, out.dtype)
     (out * direction).sum().backward()
