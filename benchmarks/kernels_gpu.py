@@ -55,7 +55,7 @@ def copy_ms(num_bytes: int, plan: Plan) -> float:
     return median_ms(lambda: target.copy_(source), plan.rounds, source.device)
 
 
-def scan_ms(x: dict[str, Tensor], plan: Plan, rounds: int, **options: Any) -> tuple[float, float]:
+def scan_ms(x: dict[str, Tensor], rounds: int, **options: Any) -> tuple[float, float]:
     """Medians of forward and of backward."""
     device = x["u_PD"].device
     with torch.no_grad():
@@ -69,8 +69,8 @@ def scan_row(plan: Plan, P: int, dtype: torch.dtype) -> dict[str, Any]:
     """The scan at one length: ours, packed in eight, plain torch, mamba-ssm, the floor."""
     x = scan_inputs(P, plan.channels, plan.states, plan.device, dtype)
     cu_seqlens = torch.tensor([P * i // 8 for i in range(9)])
-    forward, backward = scan_ms(x, plan, plan.rounds, backend="triton")
-    packed = scan_ms(x, plan, plan.rounds, backend="triton", cu_seqlens=cu_seqlens)
+    forward, backward = scan_ms(x, plan.rounds, backend="triton")
+    packed = scan_ms(x, plan.rounds, backend="triton", cu_seqlens=cu_seqlens)
     size = torch.finfo(dtype).bits // 8
     floor = copy_ms(P * size * (4 * plan.channels + 2 * plan.states), plan)
     row: dict[str, Any] = {"tokens": P, "dtype": str(dtype).removeprefix("torch."), "fwd_ms": forward, "bwd_ms": backward}
@@ -81,7 +81,7 @@ def scan_row(plan: Plan, P: int, dtype: torch.dtype) -> dict[str, Any]:
         row |= dict.fromkeys(names)
         if wanted:
             try:
-                theirs = scan_ms(x, plan, 1 if backend == "torch" else plan.rounds, backend=backend)
+                theirs = scan_ms(x, 1 if backend == "torch" else plan.rounds, backend=backend)
                 row |= dict(zip(names, (theirs[0] / forward, theirs[1] / backward), strict=True))
             except KernelBackendError as error:
                 sys.stdout.write(f"{error}\n")

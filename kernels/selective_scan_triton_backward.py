@@ -118,7 +118,7 @@ def gradients_kernel(
         for back in range(chunk // STATES):
             s = chunk // STATES - 1 - back
             h = tl.load(slot + s * BLOCK_N * BLOCK_D)
-            kept = (h,)
+            kept = ()  # the states after each token; the one before them is read again when it is needed
             for j in tl.static_range(STATES):
                 t = c * chunk + s * STATES + j
                 is_token = t < P
