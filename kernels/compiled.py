@@ -70,8 +70,9 @@ def recorded_launches() -> Iterator[list[Launch]]:
         named = dict(zip(self.arg_names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in self.arg_names}
         tensors = {name: _POINTERS[v.dtype] for name, v in named.items() if isinstance(v, Tensor)}
         constants = {p.name: named[p.name] for p in self.params if p.is_constexpr}
+        shared = {p.name for p in self.params if p.do_not_specialize}
         sizes = {name: "i32" for name in named if name not in tensors and name not in constants}
-        divisible = [*tensors, *(name for name in sizes if named[name] % 16 == 0)]
+        divisible = [*tensors, *(name for name in sizes if named[name] % 16 == 0 and name not in shared)]
         signature, sorted_constants = tuple((tensors | sizes).items()), tuple(constants.items())
         launch = Launch(self, signature, sorted_constants, tuple(divisible), tuple(options.items()))
         if launch not in launches:

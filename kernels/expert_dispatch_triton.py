@@ -26,7 +26,12 @@ from kernels.packing import KernelInputError
 
 PER_LAYER = 11  # tensors of kernels.expert_dispatch.ExpertLayer, in its order, after the CLS token
 NORM1, QKV, OUT, OUT_BIAS, NORM2, FC1, FC1_BIAS, FC2, FC2_BIAS = 0, 2, 3, 4, 5, 7, 8, 9, 10
-BLOCK_N, BLOCK_K = 64, 32
+BLOCK_N = 64
+# Rows and depth of a product's tile: of few rows, of many, and of many in float32, which has no tensor core for ieee products
+# and spills with the larger tile.
+FEW, MANY, MANY_FLOAT32 = (16, 32), (64, 32), (32, 16)
+# Arguments for whose values no kernel is compiled anew: layers and batches share one.
+SHARED_SIZES = ("B", "params", "weight_index", "bias_index", "norm_index", "rows", "x_rows", "residual_rows")
 
 
 @triton.jit
@@ -35,7 +40,7 @@ def parameter(table, e, index, params, DTYPE: tl.constexpr):
     return tl.load(table + e * params + index).to(tl.pointer_type(DTYPE))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SHARED_SIZES)
 def plan_kernel(mask, case_of, slot_of, counts, B, E, BLOCK_B: tl.constexpr):
     """For one expert: its cases in ascending order, the slot of each case (-1 if not sent), how many."""
     e = tl.program_id(0)
@@ -47,7 +52,7 @@ def plan_kernel(mask, case_of, slot_of, counts, B, E, BLOCK_B: tl.constexpr):
     tl.store(counts + e, tl.sum(sent, axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SHARED_SIZES)
 def embed_kernel(tokens, table, case_of, counts, x, B, T, D, params, DTYPE: tl.constexpr, BLOCK_D: tl.constexpr):
     """X (E, B, S, D): an expert's CLS token, then the case's tokens."""
     e, slot, s = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -71,7 +76,7 @@ def _gelu_slope(x):
     return 0.5 * (1.0 + tl.erf(x * 0.7071067811865476)) + x * 0.3989422804014327 * tl.exp(-0.5 * x * x)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SHARED_SIZES)
 def grouped_linear_kernel(
     x, table, counts, in_widths, out_widths, y, pre, residual, stats, B, x_stride, y_stride,
     params, weight_index, bias_index, norm_index, rows, x_rows, residual_rows,
@@ -143,7 +148,7 @@ def grouped_linear_kernel(
         tl.store(y + cell, out, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SHARED_SIZES)
 def attention_kernel(
     qkv, counts, head_widths, mixed, B, H, qkv_stride, mixed_stride,
     S: tl.constexpr, QUERIES: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_R: tl.constexpr,
@@ -168,7 +173,7 @@ def attention_kernel(
             tl.store(out, tl.sum(p[:, None] * v, axis=0), mask=j < width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SHARED_SIZES)
 def combine_kernel(y, weights, slot_of, out, B, E, D, BLOCK_D: tl.constexpr):
     """out[b] = sum_e weights[b, e] y[e, slot of b], in the experts' order."""
     b = tl.program_id(0)
@@ -264,7 +269,8 @@ class Call:
     ) -> None:  # fmt: skip
         """Launch `grouped_linear_kernel` with a layer's parameters."""
         at, first = self.at, 1 + PER_LAYER * layer
-        block_m = 16 if at.B * rows <= 64 else 64
+        many = MANY_FLOAT32 if self.product == tl.float32 else MANY
+        block_m, block_k = FEW if at.B * rows <= 64 else many
         grid = (at.E, triton.cdiv(at.B * rows, block_m), triton.cdiv(y.shape[1], BLOCK_N))
         grouped_linear_kernel[grid](
             x, self.table, self.counts, *widths, y, y if pre is None else pre, y if residual is None else residual,
@@ -272,7 +278,7 @@ class Call:
             self.per_expert, first + weight, first + bias, first + norm, rows, rows, residual_rows,
             HAS_BIAS=bias >= 0, HAS_NORM=norm >= 0, TRANSPOSED=transposed, EPILOGUE=epilogue,
             DTYPE=self.dtype, PRODUCT=self.product,
-            M=block_m, N=BLOCK_N, K=BLOCK_K, num_warps=4,
+            M=block_m, N=BLOCK_N, K=block_k, num_warps=4,
         )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from kernels.expert_dispatch_triton import (
     OUT_BIAS,
     PER_LAYER,
     QKV,
+    SHARED_SIZES,
     Call,
     _gelu,
     _on_device,
@@ -36,7 +37,7 @@ from kernels.expert_dispatch_triton import (
 BLOCK_M = 16
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SHARED_SIZES)
 def combine_backward_kernel(grad, y, weights, case_of, counts, dy, dweights, B, E, D, BLOCK_D: tl.constexpr):
     """Dy = weight * grad of the slot's case, and the weight's gradient <grad, y>."""
     e, slot = tl.program_id(0), tl.program_id(1)
@@ -49,7 +50,7 @@ def combine_backward_kernel(grad, y, weights, case_of, counts, dy, dweights, B, 
         tl.store(dweights + case * E + e, tl.sum(out * tl.load(y + row, mask=d < D, other=0.0), axis=0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SHARED_SIZES)
 def grouped_weight_grad_kernel(
     dy, x, table, counts, in_widths, out_widths, stats, grads, offsets, B, x_stride, dy_stride,
     params, weight_index, bias_index, norm_index, rows,
@@ -90,7 +91,7 @@ def grouped_weight_grad_kernel(
                 tl.store(grads + tl.load(offsets + e * params + bias_index) + n, bias, mask=has_n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SHARED_SIZES)
 def norm_backward_kernel(
     dn, x, residual_grad, table, counts, stats, dx, B, D, params, norm_index, rows, residual_rows,
     DTYPE: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -110,7 +111,7 @@ def norm_backward_kernel(
         tl.store(dx + (slot * rows + s) * D + d, out + past, mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SHARED_SIZES)
 def norm_weight_grad_kernel(
     dn, x, counts, stats, grads, offsets, B, D, params, norm_index, rows,
     M: tl.constexpr, N: tl.constexpr,
@@ -135,7 +136,7 @@ def norm_weight_grad_kernel(
     tl.store(grads + tl.load(offsets + e * params + norm_index + 1) + d, dbeta, mask=d < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SHARED_SIZES)
 def attention_backward_kernel(
     qkv, dmixed, counts, head_widths, dqkv, B, H, qkv_stride, mixed_stride,
     S: tl.constexpr, QUERIES: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_R: tl.constexpr,
@@ -169,7 +170,7 @@ def attention_backward_kernel(
         tl.store(dqkv + base + 2 * H * width + rows, dv, mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SHARED_SIZES)
 def tokens_grad_kernel(dx, slot_of, dtokens, B, E, T, D, BLOCK_D: tl.constexpr):
     """A token's gradient: the sum over the experts that its case was sent to, in their order."""
     b, t = tl.program_id(0), tl.program_id(1)
@@ -181,7 +182,7 @@ def tokens_grad_kernel(dx, slot_of, dtokens, B, E, T, D, BLOCK_D: tl.constexpr):
     tl.store(dtokens + (b * T + t) * D + d, total.to(dtokens.dtype.element_ty), mask=d < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SHARED_SIZES)
 def cls_grad_kernel(dx, counts, grads, offsets, B, S, D, params, BLOCK_D: tl.constexpr):
     """A CLS token's gradient: the sum over its expert's slots."""
     e = tl.program_id(0)
@@ -211,7 +212,7 @@ class _Gradients:
             dy, x, call.table, call.counts, *widths, dy if stats is None else stats, self.flat, self.offsets,
             call.at.B, x.shape[1], dy.shape[1], call.per_expert, first + weight, first + bias, first + norm, rows,
             HAS_BIAS=bias >= 0, HAS_NORM=norm >= 0, GELU=gelu, DTYPE=call.dtype, PRODUCT=call.product,
-            M=BLOCK_M, N=BLOCK_N, K=BLOCK_N, num_warps=4,
+            M=BLOCK_M, N=BLOCK_N, K=BLOCK_N, num_warps=8 if call.product == tl.float32 else 4,  # 4 spill in float32
         )  # fmt: skip
 
     def norm(
