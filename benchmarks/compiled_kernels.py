@@ -1,5 +1,5 @@
 """Every Triton kernel and configuration compiled for sm_80 and sm_90 without a GPU: registers, spills, shared memory,
-instructions.
+and of the scan's kernels instructions.
 
 What is compiled is what the calls would launch at the paper's shapes, recorded from the launches themselves. Fails where code
 spills or exceeds the budget. Run: python -m benchmarks.compiled_kernels (make bench NAME=compiled_kernels).
@@ -56,7 +56,7 @@ def per_element(launch: Launch, cost: Cost) -> float | None:
     """Instructions of the loop over tokens for each element of the state, for the kernels that have such a loop."""
     constants = dict(launch.constants)
     tokens = SCAN_KERNELS.get(launch.kernel.__name__)
-    if tokens is None:
+    if tokens is None or cost.loop_instructions is None:
         return None
     return cost.loop_instructions / (tokens * constants["BLOCK_D"] * constants["BLOCK_N"] / 32 / launch.num_warps)
 
@@ -65,7 +65,8 @@ _work: list[tuple[Launch, int]] = []
 
 
 def _compile(index: int) -> Cost:
-    return compile_cost(*_work[index])
+    launch, arch = _work[index]
+    return compile_cost(launch, arch, disassemble=launch.kernel.__name__ in SCAN_KERNELS)
 
 
 def main() -> None:
@@ -86,9 +87,10 @@ def main() -> None:
         bad += cost.spill_bytes > 0 or cost.registers > MAX_REGISTERS or cost.shared_bytes > MAX_SHARED_BYTES
         element = per_element(launch, cost)
         shown = "" if element is None else f"{element:.1f}"
+        sass = "" if cost.instructions is None else cost.instructions
         sys.stdout.write(
             f"{name:<30}{arch:>5}{launch.num_warps:>6}{cost.registers:>6}{cost.spill_bytes:>8}{cost.shared_bytes:>9}"
-            f"{cost.instructions:>7}{shown:>14}  {next(kind for _, kind in launch.signature)}\n"
+            f"{sass:>7}{shown:>14}  {next(kind for _, kind in launch.signature)}\n"
         )
         row = worst.setdefault(name, {"registers": 0, "spill_bytes": 0, "shared_bytes": 0})
         for key in ("registers", "spill_bytes", "shared_bytes"):

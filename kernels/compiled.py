@@ -45,17 +45,16 @@ class Launch:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a compiled kernel takes: registers a thread, spilled bytes, bytes of shared memory, instructions in all and in loops.
+    """What a compiled kernel takes: registers a thread, spilled bytes (its stack), bytes of shared memory.
 
-    `loop_instructions` counts those of innermost loops once each, `loop_exps` the ex2 among them.
+    `instructions`, in all and in innermost loops (counted once each), are None unless asked for.
     """
 
     registers: int
     spill_bytes: int
     shared_bytes: int
-    instructions: int
-    loop_instructions: int
-    loop_exps: int
+    instructions: int | None
+    loop_instructions: int | None
 
 
 @contextmanager
@@ -85,8 +84,11 @@ def recorded_launches() -> Iterator[list[Launch]]:
         kernel_type.run = run
 
 
-def compile_cost(launch: Launch, arch: int) -> Cost:
-    """Compile for sm_<arch>, as the launcher would; fp fusion is asked for, since Triton's default changes."""
+def compile_cost(launch: Launch, arch: int, disassemble: bool) -> Cost:
+    """Compile for sm_<arch>, as the launcher would; fp fusion is asked for, since Triton's default changes.
+
+    Disassembly, which the counts of instructions need, takes 0.6 s a kernel, more than compiling most.
+    """
     names, types, constants = launch.kernel.arg_names, dict(launch.signature), dict(launch.constants)
     source = ASTSource(
         launch.kernel,
@@ -100,16 +102,15 @@ def compile_cost(launch: Launch, arch: int) -> Cost:
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = _run("cuobjdump", "-res-usage", file.name)
-        lines = _instructions(_run("nvdisasm", "-c", file.name))
+        lines = _instructions(_run("nvdisasm", "-c", file.name)) if disassemble else []
     found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     inside = [text for start, end in _innermost_loops(lines) for text in lines[start:end] if not text.endswith(":")]
     return Cost(
         registers=found["REG"],
-        spill_bytes=found["STACK"] + found["LOCAL"] + 4 * sum("STL" in text or "LDL" in text for text in lines),
+        spill_bytes=found["STACK"] + found["LOCAL"],
         shared_bytes=compiled.metadata.shared,
-        instructions=sum(not text.endswith(":") for text in lines),
-        loop_instructions=len(inside),
-        loop_exps=sum("MUFU.EX2" in text for text in inside),
+        instructions=sum(not text.endswith(":") for text in lines) if disassemble else None,
+        loop_instructions=len(inside) if disassemble else None,
     )
 
 

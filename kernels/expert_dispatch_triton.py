@@ -224,7 +224,9 @@ class Call:
         heads = tuple(params[e * per_expert + 1 + QKV].shape[0] // (3 * num_heads) for e in range(num_experts))
         hidden = tuple(params[e * per_expert + 1 + FC1].shape[0] for e in range(num_experts))
         at = Sizes(B, T, D, num_experts, num_heads, (per_expert - 1) // PER_LAYER, heads, hidden)
-        if at.E * B * at.num_rows * max(D, 3 * num_heads * max(heads), *hidden) >= 2**31:
+        # rows padded to whole vectors, so that loads are wide and experts of any width share the compiled kernels
+        self.mixed_stride, self.hidden_stride = (16 * triton.cdiv(w, 16) for w in (num_heads * max(heads), max(hidden)))
+        if at.E * B * at.num_rows * max(D, 3 * self.mixed_stride, self.hidden_stride) >= 2**31:
             raise KernelInputError(f"tokens_BTD: {B} cases of {T} tokens, expected offsets below 2**31. Split the batch.")
         self.at, self.per_expert, self.device = at, per_expert, tokens.device
         self.params = [p.contiguous() for p in params]
@@ -237,7 +239,6 @@ class Call:
         self.dtype = getattr(tl, str(params[0].dtype).removeprefix("torch."))
         self.product = getattr(tl, str(tokens.dtype).removeprefix("torch."))
         self.block_d = triton.next_power_of_2(D)
-        self.mixed_stride, self.hidden_stride = num_heads * max(heads), max(hidden)
         self.saved = tokens.new_empty(sum(map(math.prod, self._shapes())), dtype=torch.float32) if saved is None else saved
         parts = iter(
             t.view(shape) for t, shape in zip(self.saved.split([*map(math.prod, self._shapes())]), self._shapes(), strict=True)

@@ -41,12 +41,12 @@ def test_compiled_for_sm_80_and_sm_90_without_spills():
         "grouped_linear_kernel",
         "attention_backward_kernel",
     } <= set(worst)
-    # provisional: from a run on an earlier commit that was cut off; to be recorded anew
+    # measured with Triton 3.7.1 (kernels/README.md): 8.9, 11.8, 5.6 and 39.7; a tenth more is a regression
     for kernel, bound in (
-        ("chunk_states_kernel", 11),
-        ("outputs_kernel", 14),
-        ("chunk_gradients_kernel", 8),
-        ("gradients_kernel", 45),
+        ("chunk_states_kernel", 9.8),
+        ("outputs_kernel", 13),
+        ("chunk_gradients_kernel", 6.2),
+        ("gradients_kernel", 43.7),
     ):
         assert 0 < worst[kernel]["sass_per_element"] <= bound, kernel
 
