@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 export MICE_HOME
 export DAGSTER_HOME := $(abspath $(MICE_HOME))/dagster
 
-.PHONY: help setup demo test check dev tcga bench faults test-gpu clean
+.PHONY: help setup demo test check dev tcga bench bench-gpu faults test-gpu clean
 help: ## List the commands.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -44,6 +44,9 @@ check: $(READY) ## Lint, format check and types.
 
 bench: $(READY) ## Run a benchmark: make bench NAME=<name> [ARGS=...].
 	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
+
+bench-gpu: $(READY) ## Measure the kernels on a CUDA device; the last line is one JSON object.
+	$(BIN)/python -m benchmarks.kernels_gpu $(ARGS)
 
 faults: $(READY) ## Do faults to the real thing and check what must hold: make faults NAME=store [ARGS=...].
 	$(BIN)/python -m faults.$(NAME) $(ARGS)

@@ -1,158 +1,100 @@
 """Small transformer experts computed only for the cases routed to them: dispatch by routing weight or by assignment.
 
-Belongs here: the arithmetic of an expert and of the weighted sum of experts, on tensors. Does not belong: who owns the
-parameters, how routing weights come about (mice_model/experts.py), cancer types, cases. Parameters come as one tuple
-per expert and stay separate: an expert no case is sent to gets no gradient at all (None, not zero), so AdamW leaves it
-alone.
+Belongs here: the public functions, their checks, the literal loop that is their oracle. Does not belong: the arithmetic
+(expert_layers.py, expert_dispatch_triton.py), who owns the parameters and how routing weights come about (mice_model/experts.py),
+cancer types, cases.
 
-Shape legend: B cases, T tokens, D width, H heads, r width of a head, E experts, K (case, expert) pairs, R = H * r.
+Shape legend: B cases, T tokens, D width, E experts.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-class ExpertLayer(NamedTuple):
-    """One pre-norm transformer layer: x += out(attention(norm1(x))); x += fc2(gelu(fc1(norm2(x)))). qkv has no bias."""
-
-    norm1_weight: Tensor  # (D,)
-    norm1_bias: Tensor  # (D,)
-    qkv_weight: Tensor  # (3 R, D), rows: all heads of q, then of k, then of v
-    out_weight: Tensor  # (D, R)
-    out_bias: Tensor  # (D,)
-    norm2_weight: Tensor  # (D,)
-    norm2_bias: Tensor  # (D,)
-    fc1_weight: Tensor  # (F, D)
-    fc1_bias: Tensor  # (F,)
-    fc2_weight: Tensor  # (D, F)
-    fc2_bias: Tensor  # (D,)
+import kernels.expert_dispatch_operator  # noqa: F401 (registers torch.ops.mice.expert_dispatch)
+from kernels.backend import Backend, KernelBackendError, choose
+from kernels.expert_layers import ExpertLayer, ExpertParams, cls_output, dispatch_pairs, flatten
+from kernels.packing import KernelInputError
 
 
-class ExpertParams(NamedTuple):
-    """One expert: its CLS token, its layers (at least one) and, if it has one, weight and bias of a last LayerNorm."""
-
-    cls: Tensor  # (D,)
-    layers: tuple[ExpertLayer, ...]
-    final_norm: tuple[Tensor, Tensor] | None = None
-
-
-def transformer_layer(x_BTD: Tensor, layer: ExpertLayer, num_heads: int) -> Tensor:
-    """Return the layer's output (B, T, D) for every token."""
-    B, T, D = x_BTD.shape
-    r = layer.qkv_weight.shape[0] // (3 * num_heads)
-    normed_BTD = F.layer_norm(x_BTD, (D,), layer.norm1_weight, layer.norm1_bias)
-    # Wide heads on narrow tokens: multiply the weights first. Tuned on one CPU core at D = 64, r = 8..120, T = 6 and
-    # 14: 3 times faster at r = 120, even at r = 48; the two weight products must be spread over enough tokens.
-    if B * T * (4 * r - 3 * D) > 4 * D * r:
-        mixed_BTD = _merged_attention(normed_BTD, layer, num_heads)
-    else:
-        q, k, v = F.linear(normed_BTD, layer.qkv_weight).view(B, T, 3, num_heads, r).permute(2, 0, 3, 1, 4).unbind(0)
-        mixed_BTR = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, T, -1)
-        mixed_BTD = F.linear(mixed_BTR, layer.out_weight)
-    return _feed_forward(x_BTD + mixed_BTD + layer.out_bias, layer)
+def expert_forward(tokens_BTD: Tensor, params: ExpertParams, num_heads: int, *, backend: Backend = "auto") -> Tensor:
+    """Return one expert's CLS output (B, D) for every case: CLS before the T tokens, all layers, the CLS row of the last."""
+    _check(tokens_BTD, [params], num_heads)
+    ones_B1 = torch.ones(tokens_BTD.shape[0], 1, device=tokens_BTD.device)
+    if _is_plain(tokens_BTD, [params], backend):
+        return cls_output(tokens_BTD, params, num_heads)
+    return _operator(tokens_BTD, [params], ones_B1, ones_B1 > 0, num_heads, backend)
 
 
-def _merged_attention(normed_BTD: Tensor, layer: ExpertLayer, num_heads: int) -> Tensor:
-    """Return out(attention) without its bias, with W_k' W_q and W_o W_v multiplied first: D x D a head, not D x 2r.
+def expert_dispatch(
+    tokens_BTD: Tensor,
+    params: Sequence[ExpertParams],
+    weights_BE: Tensor,
+    num_heads: int,
+    *,
+    pairs: Literal["chosen", "all"] = "chosen",
+    unused: Literal["none", "zero"] = "none",
+    backend: Backend = "auto",
+) -> Tensor:
+    """Return sum_e weights[b, e] * expert_e(tokens_b) as (B, D).
 
-    <W_q x_s, W_k x_t> = <(W_k' W_q) x_s, x_t> and W_o sum_t p_t W_v x_t = (W_o W_v) sum_t p_t x_t: keys and values are
-    the tokens.
-    """
-    B, T, D = normed_BTD.shape
-    query_HrD, key_HrD, value_HrD = (w.view(num_heads, -1, D) for w in layer.qkv_weight.chunk(3))
-    r = query_HrD.shape[1]
-    ask_HDD = torch.bmm(key_HrD.transpose(1, 2), query_HrD * r**-0.5)
-    asked_BTHxD = F.linear(normed_BTD, ask_HDD.reshape(num_heads * D, D)).view(B, T * num_heads, D)
-    p_BTHxT = torch.softmax(torch.bmm(asked_BTHxD, normed_BTD.transpose(1, 2)), dim=-1)
-    mixed_BTHD = torch.bmm(p_BTHxT, normed_BTD).view(B, T, num_heads * D)
-    answer_HDD = torch.bmm(layer.out_weight.view(D, num_heads, r).transpose(0, 1), value_HrD)
-    return F.linear(mixed_BTHD, answer_HDD.transpose(0, 1).reshape(D, num_heads * D))
-
-
-def _cls_layer(x_BTD: Tensor, layer: ExpertLayer, num_heads: int) -> Tensor:
-    """Return row 0 (B, D) of `transformer_layer`, exactly, without the keys, values and outputs of the other tokens.
-
-    With one query a case, <q, W_k x_t> = <W_k' q, x_t> and sum_t p_t W_v x_t = W_v sum_t p_t x_t, so W_k and W_v act
-    once a case and head instead of once a token.
-    """
-    B, _, D = x_BTD.shape
-    normed_BTD = F.layer_norm(x_BTD, (D,), layer.norm1_weight, layer.norm1_bias)
-    query_RD, key_RD, value_RD = layer.qkv_weight.chunk(3)
-    r = query_RD.shape[0] // num_heads
-    q_HBr = F.linear(normed_BTD[:, 0], query_RD).view(B, num_heads, r).transpose(0, 1)
-    asked_BHD = torch.bmm(q_HBr, key_RD.view(num_heads, r, D)).transpose(0, 1)
-    p_BHT = torch.softmax(torch.bmm(asked_BHD, normed_BTD.transpose(1, 2)) * r**-0.5, dim=-1)
-    mixed_HBD = torch.bmm(p_BHT, normed_BTD).transpose(0, 1)
-    mixed_BR = torch.bmm(mixed_HBD, value_RD.view(num_heads, r, D).transpose(1, 2)).transpose(0, 1).reshape(B, -1)
-    return _feed_forward(x_BTD[:, 0] + F.linear(mixed_BR, layer.out_weight, layer.out_bias), layer)
-
-
-def _feed_forward(x: Tensor, layer: ExpertLayer) -> Tensor:
-    normed = F.layer_norm(x, x.shape[-1:], layer.norm2_weight, layer.norm2_bias)
-    hidden = F.gelu(F.linear(normed, layer.fc1_weight, layer.fc1_bias))
-    return x + F.linear(hidden, layer.fc2_weight, layer.fc2_bias)
-
-
-def expert_forward(tokens_BTD: Tensor, params: ExpertParams, num_heads: int) -> Tensor:
-    """Return the expert's CLS output (B, D): CLS before the T tokens, all layers, the CLS row of the last."""
-    B, _, D = tokens_BTD.shape
-    x_BTD = torch.cat((params.cls.expand(B, 1, D), tokens_BTD), dim=1)
-    for layer in params.layers[:-1]:
-        x_BTD = transformer_layer(x_BTD, layer, num_heads)
-    cls_BD = _cls_layer(x_BTD, params.layers[-1], num_heads)
-    return cls_BD if params.final_norm is None else F.layer_norm(cls_BD, (D,), *params.final_norm)
-
-
-def expert_dispatch(tokens_BTD: Tensor, params: Sequence[ExpertParams], weights_BE: Tensor, num_heads: int) -> Tensor:
-    """Return sum_e weights[b, e] * expert_e(tokens_b) as (B, D), computing only the pairs whose weight is not zero.
-
-    Gradients flow into tokens, the parameters of experts with a pair, and the weights of those pairs; weights that are
-    zero get a zero gradient. One host sync (how many cases each expert got), none per expert or per case.
+    `pairs="chosen"` computes the pairs whose weight is not zero, and weights that are zero get a zero gradient; `"all"` computes
+    every pair, and every weight gets its gradient. Parameters of an expert without a pair get no gradient (`unused="none"`, one
+    host sync on a GPU), or zeros without a sync (`"zero"`: for CUDA graphs and torch.compile; AdamW then decays and moves them).
+    KernelInputError names an argument that does not fit, KernelBackendError a backend that cannot be had.
     """
     _check(tokens_BTD, params, num_heads)
     wanted = (tokens_BTD.shape[0], len(params))
     if weights_BE.shape != wanted:
-        raise ValueError(f"weights_BE: shape {tuple(weights_BE.shape)}, expected {wanted}, one per case and expert")
-    expert_K, case_K = weights_BE.t().nonzero(as_tuple=True)  # transposed, so that the pairs come sorted by expert
-    weight_K = weights_BE[case_K, expert_K]
-    return _dispatch(tokens_BTD, params, num_heads, expert_K=expert_K, case_K=case_K, weight_K=weight_K)
+        found = tuple(weights_BE.shape)
+        raise KernelInputError(
+            f"weights_BE: shape {found}, expected {wanted}, one per case and expert. Check the router's width."
+        )
+    _check_device("weights_BE", weights_BE, tokens_BTD)
+    mask_BE = torch.ones_like(weights_BE, dtype=torch.bool) if pairs == "all" else weights_BE != 0
+    if _is_plain(tokens_BTD, params, backend):
+        return dispatch_pairs(tokens_BTD, params, weights_BE, mask_BE, num_heads)
+    if unused == "none" and not torch.compiler.is_compiling():
+        used = mask_BE.any(0).nonzero().flatten().tolist()
+        return _operator_of_used(tokens_BTD, params, weights_BE, mask_BE, num_heads, backend, used)
+    return _operator(tokens_BTD, params, weights_BE, mask_BE, num_heads, backend)
 
 
 def expert_dispatch_assigned(
-    tokens_BTD: Tensor, params: Sequence[ExpertParams], expert_B: Tensor, weight_B: Tensor, num_heads: int
+    tokens_BTD: Tensor,
+    params: Sequence[ExpertParams],
+    expert_B: Tensor,
+    weight_B: Tensor,
+    num_heads: int,
+    *,
+    backend: Backend = "auto",
 ) -> Tensor:
-    """Return weight[b] * expert_{expert[b]}(tokens_b) as (B, D): every case has one expert, even at weight 0."""
+    """Return weight[b] * expert_{expert[b]}(tokens_b) as (B, D): every case has one expert, even at weight 0.
+
+    Experts without a case get no gradient. Reading `expert_B` waits for a GPU if it lies there; in host memory it costs nothing.
+    Under torch.compile ids cannot be read: experts without a case get zeros, and a case whose id is out of range gets NaN.
+    """
     _check(tokens_BTD, params, num_heads)
     for name, tensor in {"expert_B": expert_B, "weight_B": weight_B}.items():
         if tensor.shape != tokens_BTD.shape[:1]:
-            raise ValueError(f"{name}: shape {tuple(tensor.shape)}, expected {tuple(tokens_BTD.shape[:1])}, one per case")
-    expert_K, case_K = torch.sort(expert_B, stable=True)
-    return _dispatch(tokens_BTD, params, num_heads, expert_K=expert_K, case_K=case_K, weight_K=weight_B[case_K])
-
-
-def _dispatch(
-    tokens_BTD: Tensor,
-    params: Sequence[ExpertParams],
-    num_heads: int,
-    *,
-    expert_K: Tensor,
-    case_K: Tensor,
-    weight_K: Tensor,
-) -> Tensor:
-    """Run every expert once on its share of the pairs, which are sorted by expert; add the weighted outputs by case."""
-    counts = torch.bincount(expert_K, minlength=len(params)).tolist()
-    if len(counts) > len(params):
-        raise ValueError(f"expert_B: largest id is {len(counts) - 1}, expected below the number of experts, {len(params)}")
-    shares = tokens_BTD.index_select(0, case_K).split(counts)
-    outputs = [expert_forward(x, p, num_heads) for x, p in zip(shares, params, strict=True) if x.shape[0]]
-    sum_BD = tokens_BTD.new_zeros(tokens_BTD.shape[0], tokens_BTD.shape[2])
-    if not outputs:
-        return sum_BD
-    return sum_BD.index_add(0, case_K, (torch.cat(outputs) * weight_K[:, None]).to(sum_BD.dtype))
+            found, wanted = tuple(tensor.shape), tuple(tokens_BTD.shape[:1])
+            raise KernelInputError(f"{name}: shape {found}, expected {wanted}, one per case. Check the batch.")
+    _check_device("weight_B", weight_B, tokens_BTD)
+    mask_BE = expert_B.to(tokens_BTD.device)[:, None] == torch.arange(len(params), device=tokens_BTD.device)
+    weights_BE = weight_B[:, None].expand(mask_BE.shape)
+    if torch.compiler.is_compiling():
+        out_BD = _operator(tokens_BTD, params, weights_BE, mask_BE, num_heads, backend)
+        return torch.where(mask_BE.any(1, keepdim=True), out_BD, torch.nan)
+    used = sorted(set(expert_B.tolist()))
+    if used and (used[0] < 0 or used[-1] >= len(params)):
+        wrong = used[0] if used[0] < 0 else used[-1]
+        raise KernelInputError(f"expert_B: largest id is {wrong}, expected 0 to {len(params) - 1}. Check the cancer types.")
+    if _is_plain(tokens_BTD, params, backend):
+        return dispatch_pairs(tokens_BTD, params, weights_BE, mask_BE, num_heads)
+    return _operator_of_used(tokens_BTD, params, weights_BE, mask_BE, num_heads, backend, used)
 
 
 def expert_dispatch_reference(tokens_BTD: Tensor, params: Sequence[ExpertParams], weights_BE: Tensor, num_heads: int) -> Tensor:
@@ -185,16 +127,71 @@ def _reference_layer(x_TD: Tensor, layer: ExpertLayer, num_heads: int) -> Tensor
     return x_TD + hidden_TF @ layer.fc2_weight.T + layer.fc2_bias
 
 
+def _operator_of_used(
+    tokens: Tensor,
+    params: Sequence[ExpertParams],
+    weights: Tensor,
+    mask: Tensor,
+    num_heads: int,
+    backend: str,
+    used: list[int],
+) -> Tensor:
+    """Run the operator on the experts that have a case, so that the others are not part of the graph."""
+    if not used:
+        return tokens.new_zeros(tokens.shape[0], tokens.shape[2])
+    return _operator(tokens, [params[e] for e in used], weights[:, used], mask[:, used], num_heads, backend)
+
+
+def _operator(
+    tokens: Tensor, params: Sequence[ExpertParams], weights: Tensor, mask: Tensor, num_heads: int, backend: str
+) -> Tensor:
+    out: Tensor = torch.ops.mice.expert_dispatch(tokens, flatten(params), weights, mask, num_heads, backend)[0]
+    return out
+
+
+def _is_plain(tokens: Tensor, params: Sequence[ExpertParams], backend: str) -> bool:
+    """Return whether torch's own autograd runs this call: eager mode without Triton. It keeps activations, operator does not."""
+    if torch.compiler.is_compiling():
+        return False
+    shapes = {(len(p.layers), p.final_norm is None, p.cls.dtype) for p in params}
+    if len(shapes) == 1 and next(iter(shapes))[1]:
+        return choose("expert_dispatch", backend, tokens) != "triton"
+    if backend == "triton":
+        raise KernelBackendError(
+            "backend triton: experts of unequal depth or with a last LayerNorm, expected neither. Use `auto`."
+        )
+    return choose("expert_dispatch", "torch", tokens) != "triton"
+
+
+def _check_device(name: str, tensor: Tensor, tokens: Tensor) -> None:
+    if tensor.device != tokens.device:
+        raise KernelInputError(f"{name}: on {tensor.device}, expected {tokens.device}, where the tokens are. Move it with .to().")
+
+
 def _check(tokens_BTD: Tensor, params: Sequence[ExpertParams], num_heads: int) -> None:
-    if tokens_BTD.dim() != 3:
-        raise ValueError(f"tokens_BTD: shape {tuple(tokens_BTD.shape)}, expected (B, T, D)")
+    if tokens_BTD.dim() != 3 or not tokens_BTD.is_floating_point():
+        kind = f"{tokens_BTD.dtype} {tuple(tokens_BTD.shape)}"
+        raise KernelInputError(f"tokens_BTD: shape {kind}, expected floating (B, T, D). Stack the tokens of each case.")
     D = tokens_BTD.shape[2]
+    if not params:
+        raise KernelInputError("params: no experts, expected at least one. Check the configuration.")
     for e, p in enumerate(params):
         if p.cls.shape != (D,):
-            raise ValueError(f"expert {e}: CLS of shape {tuple(p.cls.shape)}, expected {(D,)}, the width of tokens_BTD")
+            shape = tuple(p.cls.shape)
+            raise KernelInputError(
+                f"expert {e}: CLS of shape {shape}, expected {(D,)}, the width of tokens_BTD. Check the width."
+            )
         if not p.layers:
-            raise ValueError(f"expert {e}: no layers, expected at least one")
+            raise KernelInputError(f"expert {e}: no layers, expected at least one. Check its depth.")
+        _check_device(f"expert {e}", p.cls, tokens_BTD)
         for layer in p.layers:
-            rows = layer.qkv_weight.shape[0]
+            rows, hidden = layer.qkv_weight.shape[0], layer.fc1_weight.shape[0]
             if rows % (3 * num_heads):
-                raise ValueError(f"expert {e}: qkv weight has {rows} rows, expected a multiple of 3 * {num_heads} heads")
+                raise KernelInputError(
+                    f"expert {e}: qkv weight has {rows} rows, expected a multiple of 3 * {num_heads} heads. Check num_heads."
+                )
+            wanted = ((D,), (D,), (rows, D), (D, rows // 3), (D,), (D,), (D,), (hidden, D), (hidden,), (D, hidden), (D,))
+            for name, tensor, shape in zip(layer._fields, layer, wanted, strict=True):
+                if tensor.shape != shape:
+                    wrong = tuple(tensor.shape)
+                    raise KernelInputError(f"expert {e}: {name} of shape {wrong}, expected {shape}. Check its layer.")

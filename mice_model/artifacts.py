@@ -70,7 +70,8 @@ def load_curve(path: Path) -> TrainingCurve | None:
     if not about.is_file():
         return None
     plain = json.loads(about.read_text(encoding="utf-8"))
-    return TrainingCurve(**{**plain, "train_loss": tuple(plain["train_loss"]), "inner_c_index": tuple(plain["inner_c_index"])})
+    fields_by_name: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in plain.items()}
+    return TrainingCurve(**fields_by_name)
 
 
 def network_path(folder: Path, fold: int, cancer_type: str, seed: int) -> Path:

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from kernels.expert_dispatch import ExpertLayer, ExpertParams, transformer_layer
+from kernels.expert_layers import ExpertLayer, ExpertParams, transformer_layer
 
 BlockKind = Literal["snn", "mlp"]
 

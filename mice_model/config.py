@@ -6,6 +6,8 @@ Defaults are the paper's numbers (arXiv 2509.12600 and shared design model.md, s
 from dataclasses import dataclass, field
 from typing import Literal
 
+from kernels.backend import Backend
+
 
 @dataclass(frozen=True)
 class ModalityConfig:
@@ -61,3 +63,4 @@ class ModelConfig:
     dropout: float = 0.2
     scan: ScanConfig = field(default_factory=ScanConfig)
     experts: ExpertConfig = field(default_factory=ExpertConfig)
+    kernel_backend: Backend = "auto"

@@ -10,6 +10,7 @@ Shape legend: B cases, P patches of all bags, S bags, d input width, W common wi
 import torch
 from torch import Tensor, nn
 
+from kernels.backend import Backend
 from mice_model.blocks import BlockKind, FeedForwardBlock, at_least_float32, mlp
 from mice_model.config import ModalityConfig, ScanConfig
 from mice_model.mamba import MambaBlock
@@ -22,14 +23,22 @@ class SlideEncoder(nn.Module):
     sum a_p m_p (`post_mamba`) or sum a_p f_p (`pre_mamba`, as the release pools).
     """
 
-    def __init__(self, modality: ModalityConfig, width: int, scan: ScanConfig, block: BlockKind, dropout: float) -> None:
+    def __init__(
+        self,
+        modality: ModalityConfig,
+        width: int,
+        scan: ScanConfig,
+        block: BlockKind,
+        dropout: float,
+        backend: Backend = "auto",
+    ) -> None:
         super().__init__()
         if scan.pool not in {"post_mamba", "pre_mamba"}:
             raise ValueError(f"scan.pool: {scan.pool!r}, expected 'post_mamba' or 'pre_mamba'")
         self.pool = scan.pool
         self.embed = FeedForwardBlock(block, modality.input_dim, width, dropout)
         self.norm = nn.LayerNorm(width)
-        self.mamba = MambaBlock(width, scan)
+        self.mamba = MambaBlock(width, scan, backend)
         self.attention = nn.Sequential(nn.Linear(width, scan.attention_dim), nn.Tanh(), nn.Linear(scan.attention_dim, 1))
 
     def forward(self, patches_Pd: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,7 @@ class TrainingCurve:
     train_loss: tuple[float, ...]
     inner_c_index: tuple[float, ...]
     chosen_epoch: int
+    kernels: tuple[str, ...] = ()  # which implementation of each kernel ran, as `operation=backend`
 
 
 @dataclass(frozen=True)

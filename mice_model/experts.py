@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.expert_dispatch import ExpertParams, expert_dispatch, expert_dispatch_assigned, expert_forward
+from kernels.backend import Backend
+from kernels.expert_dispatch import expert_dispatch, expert_dispatch_assigned, expert_forward
+from kernels.expert_layers import ExpertParams
 from mice_model.blocks import BlockKind, ClsTransformer, at_least_float32, block_activation, block_linear
 from mice_model.config import ExpertConfig, ModelConfig
 
@@ -108,9 +110,9 @@ class PerCancerLayerNorm(nn.Module):
 class ExpertGroups(nn.Module):
     """Tokens (B, T, W) and routing -> the outputs of the consensual, specialised and overlapping groups, (B, 3, W)."""
 
-    def __init__(self, width: int, num_cancers: int, config: ExpertConfig) -> None:
+    def __init__(self, width: int, num_cancers: int, config: ExpertConfig, backend: Backend = "auto") -> None:
         super().__init__()
-        self.num_heads = config.num_heads
+        self.num_heads, self.backend = config.num_heads, backend
 
         def expert(rank: int) -> ClsTransformer:
             return ClsTransformer(width, config.depth, config.num_heads, rank, rank)
@@ -122,11 +124,11 @@ class ExpertGroups(nn.Module):
 
     def forward(self, tokens_BTW: Tensor, cancer_type_B: Tensor, routing: Routing) -> Tensor:
         """Return (B, 3, W) in the order consensual, specialised, overlapping."""
-        consensual_BW = expert_forward(tokens_BTW, self.consensual.packaged(), self.num_heads)
-        specialised_BW = expert_dispatch_assigned(
-            tokens_BTW, _packaged(self.specialised), cancer_type_B, routing.gate, self.num_heads
-        )
-        mixed_BW = expert_dispatch(tokens_BTW, _packaged(self.overlapping), routing.weights, self.num_heads)
+        heads, backend = self.num_heads, self.backend
+        consensual_BW = expert_forward(tokens_BTW, self.consensual.packaged(), heads, backend=backend)
+        specialised = _packaged(self.specialised)
+        specialised_BW = expert_dispatch_assigned(tokens_BTW, specialised, cancer_type_B, routing.gate, heads, backend=backend)
+        mixed_BW = expert_dispatch(tokens_BTW, _packaged(self.overlapping), routing.weights, heads, backend=backend)
         overlapping_BW = self.overlapping_norm(mixed_BW, cancer_type_B)
         return torch.stack((consensual_BW, specialised_BW, overlapping_BW), dim=1)
 

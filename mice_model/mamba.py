@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.backend import Backend
 from kernels.causal_conv1d import causal_conv1d
 from kernels.selective_scan import selective_scan
 from mice_model.config import ScanConfig
@@ -24,8 +25,9 @@ _DT_MIN, _DT_MAX, _DT_FLOOR = 1e-3, 1e-1, 1e-4
 class MambaBlock(nn.Module):
     """(P, D) -> (P, D): in_proj, causal convolution, SiLU, selective scan gated by silu(z), out_proj. No residual."""
 
-    def __init__(self, width: int, config: ScanConfig) -> None:
+    def __init__(self, width: int, config: ScanConfig, backend: Backend = "auto") -> None:
         super().__init__()
+        self.backend = backend
         inner, state = config.expand * width, config.state_dim
         self.dt_rank = math.ceil(width / 16)
         self.state_dim = state
@@ -45,7 +47,8 @@ class MambaBlock(nn.Module):
         """Return (P, D); sequences cu_seqlens[s]:cu_seqlens[s + 1] never see one another."""
         u_PI, z_PI = self.in_proj(x_PD).chunk(2, dim=-1)
         weight_IK, bias_I = self.conv.weight.squeeze(1), self.conv.bias
-        u_PI = causal_conv1d(u_PI, _like(weight_IK, u_PI), _like(bias_I, u_PI), cu_seqlens=cu_seqlens, activation="silu")
+        weight_IK, bias_I = _like(weight_IK, u_PI), _like(bias_I, u_PI)
+        u_PI = causal_conv1d(u_PI, weight_IK, bias_I, cu_seqlens=cu_seqlens, activation="silu", backend=self.backend)
         dt_PR, B_PN, C_PN = self.x_proj(u_PI).split((self.dt_rank, self.state_dim, self.state_dim), dim=-1)
         y_PI = selective_scan(
             u_PI,
@@ -57,6 +60,7 @@ class MambaBlock(nn.Module):
             z_PD=z_PI,
             delta_bias_D=self.dt_proj.bias,  # added in the state's precision, before the softplus
             cu_seqlens=cu_seqlens,
+            backend=self.backend,
         )
         out_PD: Tensor = self.out_proj(y_PI)
         return out_PD

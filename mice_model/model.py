@@ -59,7 +59,7 @@ class MICE(nn.Module):
             width, experts.depth, experts.num_heads, experts.pre_encoder_dim_head, experts.pre_encoder_mlp_dim
         )
         self.router = Router(config)
-        self.experts = ExpertGroups(width, num_cancers, experts)
+        self.experts = ExpertGroups(width, num_cancers, experts, config.kernel_backend)
         self.fusion = ClsTransformer(width, experts.depth, experts.num_heads, experts.fusion_dim_head, experts.fusion_mlp_dim)
         self.head = nn.Linear(width, config.num_time_bins)
 
@@ -80,7 +80,9 @@ class MICE(nn.Module):
         cls_BW, tokens_BTW = shared_BTW[:, 0], shared_BTW[:, 1:]
         routing = self.router(cls_BW, tokens_BTW, batch.cancer_type_B)
         groups_B3W = self.experts(tokens_BTW, batch.cancer_type_B, routing)
-        fused_BW = expert_forward(groups_B3W, self.fusion.packaged(), self.config.experts.num_heads)
+        fused_BW = expert_forward(
+            groups_B3W, self.fusion.packaged(), self.config.experts.num_heads, backend=self.config.kernel_backend
+        )
 
         logits_BK = at_least_float32(self.head(fused_BW))
         hazards_BK = torch.sigmoid(logits_BK)
@@ -127,7 +129,7 @@ class MICE(nn.Module):
 
 def _encoder(modality: ModalityConfig, config: ModelConfig) -> nn.Module:
     if modality.kind == "bag":
-        return SlideEncoder(modality, config.width, config.scan, config.block, config.dropout)
+        return SlideEncoder(modality, config.width, config.scan, config.block, config.dropout, config.kernel_backend)
     if modality.kind == "vector":
         return VectorEncoder(modality, config.width, config.block, config.dropout)
     raise ValueError(f"modality {modality.name}: kind {modality.kind!r}, expected 'bag' or 'vector'")

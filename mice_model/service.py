@@ -162,7 +162,7 @@ def _evaluation(plan: Plan, data: StudyData, held_out: list[HeldOut], notes: tup
         "fine-tuning": f"{study.finetune.epochs} epochs of batches of {study.finetune.batch_size}",
         "folds": ", ".join(map(str, study.folds)),
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
-        "backend": "torch",
+        "backend": ", ".join(sorted({name for curve in curves for name in curve.kernels})),
         "seconds": ", ".join(f"{stage} {value:.0f}" for stage, value in seconds.items()),
         "torch": torch.__version__,
     }

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from feature_store.errors import StudyError
+from kernels.backend import Backend
 from mice_model.config import ExpertConfig, ModalityConfig, ModelConfig, ScanConfig
 
 Modality = Literal["slide", "omics", "report", "clinical"]
@@ -48,6 +49,7 @@ class NetworkConfig(_Strict):
     expert_rank: int = 64
     pre_encoder_dim_head: int = 128
     pre_encoder_mlp_dim: int = 128
+    kernel_backend: Backend = "auto"  # which kernels compute (kernels/README.md); what ran is in the report
 
 
 class TrainConfig(_Strict):
@@ -124,6 +126,7 @@ class Study(_Strict):
                 pre_encoder_dim_head=self.network.pre_encoder_dim_head,
                 pre_encoder_mlp_dim=self.network.pre_encoder_mlp_dim,
             ),
+            kernel_backend=self.network.kernel_backend,
         )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from feature_store.errors import MiceError
 from feature_store.progress import tracked
 from feature_store.read_ahead import read_ahead
+from kernels.backend import recording
 from mice_model.batch import Batch
 from mice_model.data import FoldData
 from mice_model.evaluation import TrainingCurve
@@ -82,11 +83,12 @@ def fit(
         optimiser, config.learning_rate, total_steps=num_steps, pct_start=max(0.1, 2 / num_steps)
     )
     losses, scores, chosen_epoch, chosen = [], [], 0, model.state_dict()
+    kernels: set[str] = set()
     for epoch in tracked(range(config.epochs), what, config.epochs):
         model.train()
         total = 0.0
         made = (fold_data.batch(chunk, rng) for chunk in np.array_split(rng.permutation(train), num_batches))
-        with closing(_on_device(made, device)) as batches:
+        with closing(_on_device(made, device)) as batches, recording() as ran:
             for batch in batches:
                 loss = total_loss(model(batch), batch, config.alpha).total
                 if not torch.isfinite(loss):
@@ -99,6 +101,7 @@ def fit(
                 optimiser.step()
                 schedule.step()
                 total += float(loss.detach()) * len(batch)
+        kernels |= ran
         losses.append(total / len(train))
         scores.append(_inner_score(model, fold_data, inner) if len(inner) else math.nan)
         best = scores[chosen_epoch]
@@ -107,7 +110,7 @@ def fit(
     if config.epoch_selection == "inner_validation" and math.isnan(scores[chosen_epoch]):
         logger.warning("%s: too few events in %d inner cases to choose an epoch; the last is kept", what, len(inner))
     model.load_state_dict(chosen)
-    return TrainingCurve(stage, cancer_type, fold, seed, tuple(losses), tuple(scores), chosen_epoch)
+    return TrainingCurve(stage, cancer_type, fold, seed, tuple(losses), tuple(scores), chosen_epoch, tuple(sorted(kernels)))
 
 
 def _on_device(made: Iterator[Batch], device: torch.device) -> Generator[Batch, None, None]:

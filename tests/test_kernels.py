@@ -6,17 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kernels import selective_scan as scan_module
+from kernels import selective_scan_cpu as scan_module
 from kernels.causal_conv1d import causal_conv1d, causal_conv1d_reference
-from kernels.expert_dispatch import (
-    ExpertLayer,
-    ExpertParams,
-    expert_dispatch,
-    expert_dispatch_assigned,
-    expert_dispatch_reference,
-    expert_forward,
-    transformer_layer,
-)
+from kernels.expert_dispatch import expert_dispatch, expert_dispatch_assigned, expert_dispatch_reference, expert_forward
+from kernels.expert_layers import ExpertLayer, ExpertParams, transformer_layer
 from kernels.selective_scan import selective_scan, selective_scan_reference
 
 LENGTHS = [(1,), (63,), (257,), (1, 63, 0, 193), (0, 0, 5, 1, 1, 0)]
@@ -67,7 +60,7 @@ def scan_inputs(P, D=6, N=4, seed=0, dtype=torch.float64):
 class TestSelectiveScan:
     @pytest.mark.parametrize("lengths", LENGTHS)
     def test_outputs_and_every_gradient(self, lengths, monkeypatch):
-        # Blocks of 32 tokens, the shortest there are, so that states pass from block to block.
+        # Blocks of 40 tokens, the shortest there are, so that states pass from block to block.
         monkeypatch.setattr(scan_module, "_BLOCK_ELEMENTS", 0)
         tensors = scan_inputs(sum(lengths))
         assert_same_with_gradients(selective_scan, selective_scan_reference, tensors, cu_seqlens=cu_seqlens_of(lengths))
@@ -153,7 +146,7 @@ class TestSelectiveScan:
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             selective_scan(**tensors)
-        assert sum(saved) / 256 <= 1024 + 1024 / 8  # one more state than there are blocks of 32
+        assert 0 < sum(saved) / 256 <= 1000
 
     @pytest.mark.parametrize("cu_seqlens", [None, torch.tensor([0]), torch.tensor([0, 0, 0])])
     def test_no_tokens(self, cu_seqlens):
@@ -311,7 +304,7 @@ class TestExpertDispatch:
         assert torch.count_nonzero(found_grads["weights"][weights == 0]) == 0
 
     def test_merged_attention_is_taken_and_agrees(self, monkeypatch):
-        from kernels import expert_dispatch as module
+        from kernels import expert_layers as module
 
         tokens, _ = self.routed()
         layer = make_expert(16).layers[0]
