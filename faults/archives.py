@@ -2,22 +2,18 @@
 
 import gzip
 import io
-import multiprocessing
-import resource
 import stat
 import tarfile
-import time
 import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 
+from faults.children import answered
 from faults.report import Found, Trial
 from feature_store.archives import unpack
 from feature_store.errors import ArchiveError
 
-PROCESSES = multiprocessing.get_context("forkserver")
 MOST_MB = 256  # what refusing an archive may take beyond a process that has the library loaded
 MOST_S = 30.0
 Make = Callable[[Path], None]
@@ -34,14 +30,15 @@ def hostile_archives(trial: Trial) -> Found:
         archive = folder / "archive"
         make(archive)
         before = _paths(trial.folder)
-        answer, seconds, took_mb = _unpacked_in_child(archive, folder / "target")
+        answer = answered(_unpack, archive, folder / "target")
         written = sorted(_paths(trial.folder) - before)
-        most_mb, most_s = max(most_mb, took_mb), max(most_s, seconds)
-        is_refused = answer.startswith("archive") and not written
+        most_mb, most_s = max(most_mb, answer.took_mb), max(most_s, answer.seconds)
+        is_refused = answer.text.startswith("archive") and not written
         found.add("refused", int(is_refused))
         found.add("outside", len(written))
-        found.expect(is_refused, f"{name}: {answer[:200]}; left {written[:3]}")
-        found.expect(took_mb < MOST_MB and seconds < MOST_S, f"{name}: took {seconds:.1f} s and {took_mb:.0f} MB")
+        found.expect(is_refused, f"{name}: {answer.text[:200]}; left {written[:3]}")
+        is_bounded = answer.took_mb < MOST_MB and answer.seconds < MOST_S
+        found.expect(is_bounded, f"{name}: took {answer.seconds:.1f} s and {answer.took_mb:.0f} MB")
         archive.unlink()
     found.counts |= {"most_memory_mb": round(most_mb), "longest_s": round(most_s, 1)}
     whole = trial.folder / "whole"
@@ -154,28 +151,8 @@ def _zips(trial: Trial) -> dict[str, Make]:
     }
 
 
-def _unpacked_in_child(archive: Path, target: Path) -> tuple[str, float, float]:
-    """Return (the refusal or what was unpacked, seconds, megabytes taken beyond a warm process)."""
-    ours, theirs = PROCESSES.Pipe()
-    process = PROCESSES.Process(target=_unpack, args=(theirs, archive, target))
-    process.start()
-    theirs.close()
+def _unpack(archive: Path, target: Path) -> str:
     try:
-        return ours.recv() if ours.poll(120) else ("no answer in time", 120.0, 0.0)
-    except EOFError:
-        process.join()
-        return f"the process ended with {process.exitcode}", 0.0, 0.0
-    finally:
-        process.kill()
-        process.join()
-
-
-def _unpack(pipe: Connection, archive: Path, target: Path) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
-    try:
-        answer = f"unpacked {unpack(archive, target)} files"
+        return f"unpacked {unpack(archive, target)} files"
     except ArchiveError as error:
-        answer = str(error)
-    seconds = time.perf_counter() - start
-    pipe.send((answer, seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+        return str(error)

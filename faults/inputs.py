@@ -1,18 +1,15 @@
 """Row 25: Parquet files that unpack to far more than they are, and sources whose columns moved, changed name or went missing."""
 
-import resource
 import shutil
-import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from faults.children import answered
 from faults.cohorts import COHORT, contents_of, small_contract, small_landing, visible
-from faults.publisher import PROCESSES
 from faults.report import Found, Trial
 from feature_store import sources
 from feature_store.errors import MiceError, SourceFormatError
@@ -41,12 +38,14 @@ def _bombs(trial: Trial, found: Found) -> None:
     for name, make in makers.items():
         path = trial.folder / f"{name}.parquet"
         make(path)
-        answer, seconds, took_mb = _read_in_child(path)
-        peak_mb = max(peak_mb, took_mb)
-        is_refused = answer.startswith("source") and took_mb < MOST_MB and seconds < MOST_S
+        answer = answered(_read, path)
+        peak_mb = max(peak_mb, answer.took_mb)
+        is_refused = answer.text.startswith("source") and answer.took_mb < MOST_MB and answer.seconds < MOST_S
         found.add("bombs_refused", int(is_refused))
         size = f"{path.stat().st_size:,} bytes"
-        found.expect(is_refused, f"bomb {name} of {size}: {answer[:200]}, after {seconds:.1f} s, with {took_mb:.0f} MB more")
+        found.expect(
+            is_refused, f"bomb {name} of {size}: {answer.text[:200]}, after {answer.seconds:.1f} s, {answer.took_mb:.0f} MB more"
+        )
         path.unlink()
     found.counts |= {"bombs_refused": f"{found.counts['bombs_refused']} of {len(makers)}", "most_memory_mb": round(peak_mb)}
 
@@ -82,31 +81,11 @@ def _zeros_bomb(path: Path) -> None:
         writer.close()
 
 
-def _read_in_child(path: Path) -> tuple[str, float, float]:
-    """Return (the refusal or what was read, seconds, megabytes taken beyond a warm process)."""
-    ours, theirs = PROCESSES.Pipe()
-    process = PROCESSES.Process(target=_read, args=(theirs, path))
-    process.start()
-    theirs.close()
+def _read(path: Path) -> str:
     try:
-        return ours.recv() if ours.poll(120) else ("no answer in time", 120.0, 0.0)
-    except EOFError:
-        process.join()
-        return f"the process ended with {process.exitcode}", 0.0, 0.0
-    finally:
-        process.kill()
-        process.join()
-
-
-def _read(pipe: Connection, path: Path) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
-    try:
-        answer = f"read {sources.read_table(sources.fingerprint(path.parent, path)).shape}"
+        return f"read {sources.read_table(sources.fingerprint(path.parent, path)).shape}"
     except SourceFormatError as error:
-        answer = str(error)
-    seconds = time.perf_counter() - start
-    pipe.send((answer, seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+        return str(error)
 
 
 def _drifts(trial: Trial, found: Found) -> None:

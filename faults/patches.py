@@ -4,18 +4,15 @@ Rows 16 and 17 go through the whole ingest of a small cohort, 18 and 19 through 
 time and memory are held against the bounds.
 """
 
-import multiprocessing
 import pickle
-import resource
-import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import h5py
 import numpy as np
 import polars as pl
 
+from faults.children import answered
 from faults.cohorts import DIM, small_contract, small_landing
 from faults.report import Found, Trial
 from feature_store.bag_file import write_shards
@@ -27,11 +24,13 @@ from feature_store.home import Home
 from feature_store.ingest.patch_file import read_patches
 from feature_store.ingest.stage import Staged, stage
 
-PROCESSES = multiprocessing.get_context("forkserver")
 MOST_MB = 200
 MOST_S = 1.0
 TERA = 1 << 42
 WIDE = 1024
+LARGE_PACKED = 4_096
+# float32 as read, float16 as checked, as written and as read back
+LARGE_BYTES_PER_VALUE = 4 + 2 + 2 + 2
 Make = Callable[[Path], None]
 Spoil = Callable[[h5py.File], None]
 
@@ -82,7 +81,7 @@ def values(trial: Trial) -> Found:
     _expect_refused(found, staged, dict(zip(spoilt, slides, strict=False)))
     sizes = dict(staged.table("patch_bags").select("slide_id", "num_patches").rows())
     found.expect(sizes.get(slides[-1]) == 1, f"a bag of one patch: {sizes.get(slides[-1])} patches stored")
-    found.counts |= _large(trial)
+    _large(trial, found)
     return found
 
 
@@ -208,8 +207,8 @@ def _expect_refused(found: Found, staged: Staged, named: dict[str, str]) -> None
         found.expect(is_refused, f"{what}: slide {slide} was stored, or no reason names it")
 
 
-def _large(trial: Trial) -> dict[str, float]:
-    """Take in a slide of 300,000 patches and pack 4,096 of them; return what it took."""
+def _large(trial: Trial, found: Found) -> None:
+    """Take in a slide of 300,000 patches and pack 4,096 of them, within the memory of what is read and what is written."""
     num_patches, dim = trial.pick((30_000, DIM), (300_000, WIDE))
     path = trial.folder / "large.h5"
     rng = np.random.default_rng(0)
@@ -218,24 +217,21 @@ def _large(trial: Trial) -> dict[str, float]:
         for begin in range(0, num_patches, 10_000):
             features[begin : begin + 10_000] = rng.random((10_000, dim), np.float32)
         file.create_dataset("coords", data=np.zeros((num_patches, 2), np.int64), chunks=(1, 2))
-    ours, theirs = PROCESSES.Pipe(duplex=False)
-    process = PROCESSES.Process(target=_take_in, args=(path, trial.folder / "bags", dim, theirs))
-    process.start()
-    theirs.close()
-    num_packed, took_mb, seconds = ours.recv()
-    process.join()
+    answer = answered(_take_in, path, trial.folder / "bags", dim)
+    found.expect(answer.text == f"packed {LARGE_PACKED}", f"{num_patches:,} patches: {answer.text[:200]}")
+    most_mb = num_patches * dim * LARGE_BYTES_PER_VALUE / 1e6 + MOST_MB
+    found.expect(answer.took_mb < most_mb, f"{num_patches:,} patches: {answer.took_mb:.0f} MB, expected at most {most_mb:.0f}")
     path.unlink()
-    return {"largest_patches": num_patches, "packed": num_packed, "largest_mb": round(took_mb), "largest_s": round(seconds, 1)}
+    found.counts |= {"largest_patches": num_patches, "largest_mb": round(answer.took_mb), "largest_s": round(answer.seconds, 1)}
 
 
-def _take_in(path: Path, folder: Path, dim: int, answer: Connection) -> None:
-    before, start = _most_mb(), time.perf_counter()
+def _take_in(path: Path, folder: Path, dim: int) -> str:
     patches = read_patches(path, "large", dim)
     bag = SlideBag("large", "case", patches.coords, patches.features, "0" * 64, 256, 0.5, 20.0)
     records = write_shards(folder, [bag], EncoderInfo("synthetic", "0" * 64, dim, "none"))
     with BagReader(folder) as reader:
-        packed, _ = reader.pack(records, max_patches=4096, rng=np.random.default_rng(0))
-    answer.send((len(packed), _most_mb() - before, time.perf_counter() - start))
+        packed, _ = reader.pack(records, max_patches=LARGE_PACKED, rng=np.random.default_rng(0))
+    return f"packed {len(packed)}"
 
 
 def _refused(trial: Trial, makers: dict[str, tuple[str, Make]]) -> Found:
@@ -244,41 +240,28 @@ def _refused(trial: Trial, makers: dict[str, tuple[str, Make]]) -> Found:
     for number, (name, (ending, make)) in enumerate(makers.items()):
         path = trial.folder / f"{number}{ending}"
         make(path)
-        ours, theirs = PROCESSES.Pipe(duplex=False)
-        process = PROCESSES.Process(target=_read, args=(path, theirs))
-        process.start()
-        theirs.close()
-        try:
-            answer, seconds, took_mb = ours.recv()
-        except EOFError:
-            answer, seconds, took_mb = "died", 0.0, 0.0
-            found.add("crashes")
-        process.join()
-        most_s, most_mb = max(most_s, seconds), max(most_mb, took_mb)
-        is_refused = answer.startswith("BagInputError")
+        answer = answered(_read, path)
+        found.add("crashes", int(answer.has_ended))
+        most_s, most_mb = max(most_s, answer.seconds), max(most_mb, answer.took_mb)
+        is_refused = answer.text.startswith("BagInputError")
         found.add("refused", int(is_refused))
-        found.add("untyped", int(not is_refused and answer not in ("read", "died")))
-        found.expect(is_refused, f"{name}: {answer[:200]}")
-        found.expect(seconds < MOST_S and took_mb < MOST_MB, f"{name}: {seconds:.2f} s and {took_mb:.0f} MB")
+        found.add("untyped", int(not is_refused and not answer.has_ended and answer.text != "read"))
+        found.expect(is_refused, f"{name}: {answer.text[:200]}")
+        is_bounded = answer.seconds < MOST_S and answer.took_mb < MOST_MB
+        found.expect(is_bounded, f"{name}: {answer.seconds:.2f} s and {answer.took_mb:.0f} MB")
         path.unlink()
     found.counts |= {"longest_s": round(most_s, 2), "most_memory_mb": round(most_mb)}
     return found
 
 
-def _read(path: Path, answer: Connection) -> None:
-    before, start = _most_mb(), time.perf_counter()
+def _read(path: Path) -> str:
     try:
         read_patches(path, "slide", DIM)
-        said = "read"
     except BagInputError as error:
-        said = f"BagInputError: {error}"
+        return f"BagInputError: {error}"
     except Exception as error:  # noqa: BLE001 - what is looked for
-        said = f"{type(error).__name__}: {error}"
-    answer.send((said, time.perf_counter() - start, _most_mb() - before))
-
-
-def _most_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return f"{type(error).__name__}: {error}"
+    return "read"
 
 
 def _again(file: h5py.File, name: str, values: np.ndarray) -> None:

@@ -143,7 +143,8 @@ class ScanLayout:
 
     def __init__(self, x: ScanInputs, softplus: bool, bounds: list[int]) -> None:
         (self.P, self.D), self.N = x.u.shape, x.A.shape[1]
-        if self.P * max(x.u.stride(0), x.delta.stride(0), 2 * self.D) >= 2**31:
+        given = [t for t in (x.u, x.delta, x.B, x.C, x.z) if t is not None]
+        if self.P * max(2 * self.D, *(t.stride(0) for t in given)) >= 2**31:
             raise KernelInputError(f"u_PD: {self.P} tokens, expected offsets below 2**31. Give the sequences in several calls.")
         self.chunk = chunk_length(self.P, self.D)
         self.num_chunks = triton.cdiv(self.P, self.chunk)

@@ -5,6 +5,7 @@ changed: `corrupt` gives a test its own landing; `read`, `bare` and `slides` sta
 """
 
 import gzip
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +40,15 @@ def _no_catalog_of_the_environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MICE_CATALOG", raising=False)
         yield
+
+
+@pytest.fixture(scope="session")
+def real_landing() -> Path:
+    """The landing folder of public data that is no part of the project; the test is skipped where it is absent."""
+    folder = Path(os.environ.get("MICE_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not (folder / "raw" / "tcga_cdr").is_dir():
+        pytest.skip(f"no real data in {folder}: set MICE_DATA to the landing folder")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,12 @@
 """Every row of the store's fault suite at the size of seconds: what must hold does. `make faults NAME=store` is the real size."""
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fault_suites import run, summary
 
-ROOT = Path(__file__).parents[1]
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 23, 24, 25)
 
 
@@ -23,31 +19,16 @@ def folder() -> Iterator[Path]:
     made.rmdir()  # nothing may be left in it
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "faults.store", "--quick", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-
-
 @pytest.mark.parametrize("row", ROWS)
 def test_row(folder: Path, row: int) -> None:
-    done = run(folder, "--rows", str(row))
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout.splitlines()[-1])
-    assert summary["holds"]
-    assert list(summary["rows"]) == [str(row)]
+    found = summary(run("store", folder, "--rows", str(row)))
+    assert list(found["rows"]) == [str(row)]
     for name in ("acknowledged_lost", "torn", "duplicates", "erase_hits"):
-        assert not summary[name]
-    assert summary["bit_flips_found"] == (1.0 if row == 7 else None)
+        assert not found[name]
+    assert found["bit_flips_found"] == (1.0 if row == 7 else None)
 
 
 def test_every_row_of_the_suite_is_tested(folder: Path) -> None:
-    done = run(folder, "--rows", "0")
+    done = run("store", folder, "--rows", "0")
     assert done.returncode == 2
     assert f"rows [0], expected some of {list(ROWS)}" in done.stderr

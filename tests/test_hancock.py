@@ -1,6 +1,5 @@
 """HANCOCK, a cohort outside TCGA without genomics: the shipped contract on a small copy made here, and on the real files."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -137,11 +136,8 @@ def test_it_trains_and_predicts_without_genomics(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_the_real_files(tmp_path: Path) -> None:
-    landing = Path(os.environ.get("MICE_DATA") or REPOSITORY.parent / "shared" / "data")
-    if not (landing / "raw" / "hancock").is_dir():
-        pytest.skip(f"no HANCOCK files in {landing}: set MICE_DATA to the landing folder")
-    staged = stage(CONTRACT, landing, Home(tmp_path))
+def test_the_real_files(tmp_path: Path, real_landing: Path) -> None:
+    staged = stage(CONTRACT, real_landing, Home(tmp_path))
     assert [check for check in audit(staged, "HANCOCK") if not check.is_passed] == []
     counts = staged.table("endpoints").group_by("endpoint").agg(pl.len(), pl.col("event_observed").sum())
     assert sorted(counts.rows()) == [("dfi", 763, 177), ("dss", 754, 115), ("os", 763, 213)]

@@ -1,6 +1,5 @@
 """What the real files of the landing folder have in store: a file of another cohort's cases, values that cannot be, real PDFs."""
 
-import os
 from pathlib import Path
 
 import polars as pl
@@ -18,11 +17,8 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def landing() -> Path:
-    folder = Path(os.environ.get("MICE_DATA") or ROOT.parent / "shared" / "data")
-    if not (folder / "raw" / "rtcga_rppa").is_dir():
-        pytest.skip(f"no TCGA files in {folder}: set MICE_DATA to the landing folder")
-    return folder
+def landing(real_landing: Path) -> Path:
+    return real_landing
 
 
 @pytest.fixture(scope="module")

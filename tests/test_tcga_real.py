@@ -1,6 +1,5 @@
 """The TCGA contract on the real files of the landing folder, which is not part of the project: skipped where it is absent."""
 
-import os
 from pathlib import Path
 
 import polars as pl
@@ -21,11 +20,8 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def landing() -> Path:
-    folder = Path(os.environ.get("MICE_DATA") or ROOT.parent / "shared" / "data")
-    if not (folder / "raw" / "tcga_cdr").is_dir():
-        pytest.skip(f"no TCGA files in {folder}: set MICE_DATA to the landing folder")
-    return folder
+def landing(real_landing: Path) -> Path:
+    return real_landing
 
 
 @pytest.fixture(scope="module")

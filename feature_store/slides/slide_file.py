@@ -1,7 +1,7 @@
 """Opening a whole-slide image, and which files make one.
 
 Belongs here: OpenSlide, and what it says of a slide as a whole. Does not belong here: which scale a slide is taken to have
-(scale.py), pixels (low_magnification.py, decoding.py). The label and macro images, which may show a name, are never read.
+(scale.py), pixels (tissue.py, decoding.py). The label and macro images, which may show a name, are never read.
 """
 
 import hashlib
