@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sql_homes import RUNAWAY, model_rows, rows
+from sql_homes import RUNAWAY, make_sql_home, model_rows, rows
 
 from feature_store.analyst import analyst_connection
 from feature_store.errors import QueryError, SnapshotMissingError, StoreMissingError
@@ -178,11 +178,12 @@ def test_result_cap(analyst, monkeypatch):
         analyst.query("FROM range(1000000)")
 
 
-def test_a_writer_commits_while_an_analyst_reads(sql_home):
-    lake = Lake(sql_home)
+def test_a_writer_commits_while_an_analyst_reads(tmp_path):
+    home = make_sql_home(tmp_path / "home")  # its own: other files' tests read the shared one
+    lake = Lake(home)
     with lake.reader() as connection:
         case_ids = [row[0] for row in connection.execute("SELECT case_id FROM cases ORDER BY case_id LIMIT 2").fetchall()]
-    with analyst_connection(sql_home, timeout_s=60) as analyst:
+    with analyst_connection(home, timeout_s=60) as analyst:
         before = rows(analyst, "FROM latest_models")
         ends = []
 
@@ -202,9 +203,9 @@ def test_a_writer_commits_while_an_analyst_reads(sql_home):
         assert "Interrupted" in ends[0]
         assert published.snapshot_id > analyst.snapshot_id
         assert rows(analyst, "FROM latest_models") == before
-    with analyst_connection(sql_home) as later:
+    with analyst_connection(home) as later:
         assert {row["study"] for row in rows(later, "FROM latest_models")} == {"demo", "other-study"}
-    with analyst_connection(sql_home, snapshot_id=published.snapshot_id - 1) as earlier:
+    with analyst_connection(home, snapshot_id=published.snapshot_id - 1) as earlier:
         assert rows(earlier, "FROM latest_models") == before
 
 

@@ -122,7 +122,7 @@ def site_folds(
     contract: Contract, cases: pl.DataFrame, endpoints: pl.DataFrame, split: SitePreservedSplit = SITES
 ) -> pl.DataFrame:
     ingest = Ingest(contract.model_copy(update={"splits": (split,)}), Path("nowhere"))
-    ingest.cohort_of = dict.fromkeys(cases["case_id"], "synthetic")
+    ingest.cases.add((case_id, "synthetic") for case_id in cases["case_id"])
     return read_folds(ingest, cases, endpoints, CASE_ALIASES.empty()).join(cases, on="case_id").join(endpoints, on="case_id")
 
 

@@ -12,7 +12,7 @@ from feature_store.tables import Table
 
 
 def read_cases(ingest: Ingest) -> pl.DataFrame:
-    """Return the table `cases` and fill `ingest.cohort_of`. Excluded and malformed rows go to quarantine."""
+    """Return the table `cases` and fill `ingest.cases`. Excluded and malformed rows go to quarantine."""
     spec, missing = ingest.contract.cases, ingest.contract.missing_values
     withdrawn = _withdrawn(ingest)
     frames = []
@@ -44,7 +44,7 @@ def read_cases(ingest: Ingest) -> pl.DataFrame:
             frame = frame.filter(has_one)
         frame = ingest.picked(ingest.of_its_cohort(frame, spec, "cases", file), spec, "cases", file)
         frame = ingest.one_row_per(frame, "cases", file, informative(raw, spec))
-        ingest.cohort_of |= dict(zip(frame["_case_id"], frame["cohort"], strict=True))
+        ingest.cases.add(frame.select("_case_id", "cohort").iter_rows())
         for cohort in frame["cohort"].unique():
             ingest.used_by.setdefault(cohort, set()).add(file.relative)
         frames.append(frame.with_columns(case_id="_case_id"))

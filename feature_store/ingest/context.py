@@ -17,8 +17,9 @@ from feature_store.contract.sources import RowSource, Source
 from feature_store.erase.tombstones import Tombstones
 from feature_store.errors import ContractError
 from feature_store.ingest.choosing import EFFECT, MARKS, REASON, SHOWN, chosen
+from feature_store.ingest.known_cases import KnownCases
 from feature_store.ingest.nesting import read_rows
-from feature_store.ingest.quarantine import Effect, Quarantine
+from feature_store.ingest.quarantine import PATH, Effect, Quarantine
 from feature_store.ingest.values import identifier
 from feature_store.sources import SourceFile
 
@@ -29,7 +30,7 @@ WAS_ERASED = "case was erased"
 
 @dataclass
 class Ingest:
-    """State of one ingest run of one contract. `cohort_of` is filled by the cases step: case_id -> cohort."""
+    """State of one ingest run of one contract. `cases` is filled by the cases step."""
 
     contract: Contract
     landing: Path
@@ -37,7 +38,7 @@ class Ingest:
     embeddings: Path = Path("no-embeddings")  # what was made of whole slides (Home.embeddings)
     # identifiers that no tombstone has, of people whom an alias tells
     also_erased: set[str] = field(default_factory=set)
-    cohort_of: dict[str, str] = field(default_factory=dict)
+    cases: KnownCases = field(default_factory=KnownCases)
     files: dict[str, SourceFile] = field(default_factory=dict)
     case_files: set[str] = field(default_factory=set)
     # cohort -> files that gave it rows
@@ -48,7 +49,7 @@ class Ingest:
     quarantine: Quarantine = field(init=False)
 
     def __post_init__(self) -> None:
-        self.quarantine = Quarantine(self.contract.name, self.cohort_of)
+        self.quarantine = Quarantine(self.contract.name, self.cases)
 
     def read(self, spec: Source) -> list[tuple[SourceFile, pl.DataFrame]]:
         """Read every file of a source as text, checking that it has the identifier column."""
@@ -81,7 +82,12 @@ class Ingest:
         Spaces, dashes and letter case are normalised and counted; a barcode of another level is not cut silently: only a
         declared `extract` shortens one. Rows of erased cases are quarantined without the identifier.
         """
-        frame = frame.with_columns(_found_id=pl.col(rule.column), _case_id=self.normalised(rule))
+        # each spelling is looked at once, however many rows it has
+        spellings = frame.select(pl.col(rule.column).unique()).with_columns(_case_id=self.normalised(rule))
+        spellings = spellings.select(pl.col(rule.column).alias("_found_id"), "_case_id")
+        frame = frame.with_columns(_found_id=pl.col(rule.column)).join(
+            spellings, on="_found_id", how="left", nulls_equal=True, maintain_order="left"
+        )
         is_valid = pl.col("_case_id").str.contains(f"^(?:{self.contract.case_id.pattern})$").fill_null(value=False)
         self._reject_identity(
             frame.filter(~is_valid).with_columns(_case_id=pl.lit(None, pl.String)),
@@ -122,9 +128,25 @@ class Ingest:
         return frame.filter(~is_of_another)
 
     def rows(self, raw: pl.DataFrame, spec: RowSource, table: str, file: SourceFile) -> pl.DataFrame:
-        """Return the rows of known cases that count: `identify`, `known`, `of_its_cohort` and `picked` in turn."""
-        frame = self.known(self.identify(raw, spec.case_id, table, file), table, file)
-        return self.picked(self.of_its_cohort(frame, spec, table, file), spec, table, file)
+        """Return the rows of known cases that count, with `_case_id`, `_found_id` and `cohort`."""
+        found = self.counting(raw, spec, table, file)
+        rows = raw.drop(MARKS, strict=False)
+        rows = rows if found.height == raw.height else rows[found["_source_row"]]
+        return rows.with_columns(found.drop("_source_row").get_columns())
+
+    def counting(self, raw: pl.DataFrame, spec: RowSource, table: str, file: SourceFile) -> pl.DataFrame:
+        """Return `_row` (in `raw`), `_case_id`, `_found_id` and `cohort` of the rows of known cases that count.
+
+        That is `identify`, `known`, `of_its_cohort` and `picked` in turn. They see the columns that they ask for alone: each
+        looks at all rows several times, and a table of vectors has thousands of columns.
+        """
+        keys = [key.column for key in spec.pick]
+        sources.require_columns(raw, keys, file)
+        asked = dict.fromkeys([spec.case_id.column, *keys, *(name for name in (*MARKS, PATH) if name in raw.columns)])
+        frame = raw.select(list(asked)).with_row_index("_source_row")
+        frame = self.known(self.identify(frame, spec.case_id, table, file), table, file)
+        frame = self.picked(self.of_its_cohort(frame, spec, table, file), spec, table, file)
+        return frame.select("_source_row", "_case_id", "_found_id", "cohort")
 
     def normalised(self, rule: Identifier) -> pl.Expr:
         """Return an identifier column in the contract's one spelling, null where `extract` finds nothing.
@@ -140,11 +162,10 @@ class Ingest:
 
     def known(self, frame: pl.DataFrame, table: str, file: SourceFile) -> pl.DataFrame:
         """Return the rows whose case exists, with its `cohort`; quarantine the others."""
-        is_known = pl.col("_case_id").is_in(list(self.cohort_of))
+        frame = self.cases.with_cohort(frame)
+        is_known = pl.col("cohort").is_not_null()
         self._reject_identity(frame.filter(~is_known), table, file, "case is not in the cases table")
-        kept = frame.filter(is_known).with_columns(
-            cohort=pl.col("_case_id").replace_strict(self.cohort_of, default=None, return_dtype=pl.String)
-        )
+        kept = frame.filter(is_known)
         for cohort in kept["cohort"].unique():
             self.used_by.setdefault(cohort, set()).add(file.relative)
         return kept
@@ -170,8 +191,7 @@ class Ingest:
     def erase(self, case_ids: Iterable[str]) -> None:
         """Leave out cases that the cases step took in: an alias says that they were erased under another identifier."""
         self.also_erased |= set(case_ids)
-        for case_id in self.also_erased & self.cohort_of.keys():
-            del self.cohort_of[case_id]
+        self.cases.remove(self.also_erased)
 
     def _without_erased(self, frame: pl.DataFrame, table: str, file: SourceFile) -> pl.DataFrame:
         if not self.tombstones:

@@ -29,8 +29,7 @@ def read_folds(ingest: Ingest, cases: pl.DataFrame, endpoints: pl.DataFrame, ali
             known = cases.select("case_id", "cancer_type", "site").join(outcome, on="case_id")
             known = known.sort("cancer_type", "event_observed", "case_id")
             folds = _random(split, known) if isinstance(split, RandomSplit) else _site_preserved(split, known)
-        cohort = pl.col("case_id").replace_strict(ingest.cohort_of, default=None, return_dtype=pl.String)
-        frames.append(tables.FOLDS.conform(folds.with_columns(cohort=cohort, split=pl.lit(split.name))))
+        frames.append(tables.FOLDS.conform(ingest.cases.with_cohort(folds, "case_id").with_columns(split=pl.lit(split.name))))
     return pl.concat(frames)
 
 
@@ -76,17 +75,17 @@ def _codes(rows: pl.DataFrame) -> NDArray[np.int64]:
 def _given(ingest: Ingest, split: GivenSplit, cases: pl.DataFrame, aliases: pl.DataFrame) -> pl.DataFrame:
     """Read the held-out cases of each fold file."""
     frames, named = [], []
-    cancer_type_of = dict(cases.select("case_id", "cancer_type").iter_rows())
+    types = cases.select(_case_id="case_id", found="cancer_type")
     for cancer_type in split.cancer_types:
         for fold in range(split.num_folds):
             for file in sources.find(ingest.landing, split.path.format(cancer_type=cancer_type, fold=fold)):
                 raw = sources.read_table(file)
                 sources.require_columns(raw, [split.held_out], file)
                 ingest.files[file.relative] = file
-                raw, rule = raw.drop_nulls(split.held_out), Identifier(column=split.held_out)  # beside the cases trained on
+                raw, rule = raw.select(pl.col(split.held_out).drop_nulls()), Identifier(column=split.held_out)
                 named.append(raw.select(name=ingest.normalised(rule), fold=pl.lit(fold)))
                 frame = ingest.known(ingest.identify(raw, rule, "folds", file), "folds", file)
-                found = pl.col("_case_id").replace_strict(cancer_type_of, default=None, return_dtype=pl.String)
+                frame, found = frame.join(types, on="_case_id", maintain_order="left"), pl.col("found")
                 ingest.reject(frame.filter(found != cancer_type), "folds", file, f"case is not of {cancer_type}", found)
                 frames.append(frame.filter(found == cancer_type).select(case_id="_case_id", fold=pl.lit(fold)))
     folds = pl.concat(frames).unique(maintain_order=True)

@@ -5,14 +5,12 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from feature_store.errors import SourceFormatError
 from feature_store.ingest.context import Ingest
 from feature_store.ingest.feature_names import FeatureNames
+from feature_store.ingest.numbers import Matrix
 from feature_store.sources import SourceFile
-
-Matrix = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import polars as pl
 
 from feature_store import tables
@@ -23,13 +24,12 @@ def read_mutations(ingest: Ingest) -> pl.DataFrame:
             frames += _variants_of_files(ingest, spec, have if spec.fills_gaps else [])
             continue
         for file, raw in ingest.read(spec):
-            frame = ingest.rows(raw, spec, "mutations", file)
-            if spec.fills_gaps:
-                frame = frame.filter(~pl.col("_case_id").is_in(have))
             if isinstance(spec, VariantSource):
-                frames.append(_variants(ingest, spec, frame, file))
+                rows = ingest.rows(raw, spec, "mutations", file)
+                frames.append(_variants(ingest, spec, _filling(rows, spec, have), file))
             else:
-                frames.append(_mutated(ingest, spec, frame, file))
+                rows = ingest.counting(raw, spec, "mutations", file)
+                frames.append(_mutated(ingest, spec, raw, _filling(rows, spec, have), file))
     return pl.concat(frames).unique(tables.MUTATIONS.key, maintain_order=True)
 
 
@@ -60,16 +60,20 @@ def _variants(ingest: Ingest, spec: VariantSource | VariantFilesSource, frame: p
     return _conformed(frame.filter(has_gene), file)
 
 
-def _mutated(ingest: Ingest, spec: MutationMatrixSource, frame: pl.DataFrame, file: SourceFile) -> pl.DataFrame:
-    columns = feature_columns(frame, spec.features, file)
-    frame = numeric(frame, list(columns), ingest.contract.missing_values, file)
-    _note_sequenced(ingest, *frame.filter(pl.any_horizontal(pl.col(list(columns)).is_not_nan()))["_case_id"])
-    genes = list(columns.values())
-    frame = frame.select("cohort", "_case_id", **{gene: column for column, gene in columns.items()})
-    long = frame.unpivot(genes, index=["cohort", "_case_id"], variable_name="gene_symbol", value_name="is_mutated")
-    is_mutated = (pl.col("is_mutated") > 0) & pl.col("is_mutated").is_not_nan()  # polars orders NaN above every number
-    unsaid = {name: pl.lit(None, pl.String) for name in ("variant_classification", "protein_change")}
-    return _conformed(long.filter(is_mutated).with_columns(**unsaid), file)
+def _mutated(ingest: Ingest, spec: MutationMatrixSource, raw: pl.DataFrame, rows: pl.DataFrame, file: SourceFile) -> pl.DataFrame:
+    columns = feature_columns(raw, spec.features, file)
+    values = numeric(raw, list(columns), ingest.contract.missing_values, file, rows["_source_row"])
+    _note_sequenced(ingest, *rows.filter(pl.Series(~np.isnan(values).all(axis=1)))["_case_id"])
+    gene, row = np.nonzero(values.T > 0)
+    mutated = rows.select("cohort", "_case_id")[row].with_columns(
+        pl.Series("gene_symbol", list(columns.values()), dtype=pl.String).gather(gene),
+        **{name: pl.lit(None, pl.String) for name in ("variant_classification", "protein_change")},
+    )
+    return _conformed(mutated, file)
+
+
+def _filling(rows: pl.DataFrame, spec: VariantSource | MutationMatrixSource, have: list[str]) -> pl.DataFrame:
+    return rows.filter(~pl.col("_case_id").is_in(have)) if spec.fills_gaps else rows
 
 
 def _conformed(rows: pl.DataFrame, file: SourceFile) -> pl.DataFrame:

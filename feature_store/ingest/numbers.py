@@ -2,10 +2,14 @@
 
 import re
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from feature_store.errors import ColumnMissingError, SourceFormatError
 from feature_store.sources import SourceFile
+
+Matrix = NDArray[np.float32]
 
 
 def feature_columns(raw: pl.DataFrame, pattern: str, file: SourceFile, *, allow_none: bool = False) -> dict[str, str]:
@@ -28,32 +32,55 @@ def feature_columns(raw: pl.DataFrame, pattern: str, file: SourceFile, *, allow_
     return dict(sorted(matches.items(), key=lambda item: item[1]))
 
 
-def numeric(frame: pl.DataFrame, columns: list[str], missing: tuple[str, ...], file: SourceFile) -> pl.DataFrame:
-    """Return `frame` with `columns` as float32 (NaN where missing). Raises SourceFormatError on infinity and any other text."""
-    absent = [*missing, "NA", "NaN", "nan"]
-    numbers = frame.select(pl.col(columns).str.strip_chars().cast(pl.Float32, strict=False))
-    # only columns with a gap are looked at as text, which takes several times as long
-    gaps = [
-        name
-        for name, is_gap in numbers.select((~pl.all().is_finite().fill_null(value=False)).any()).row(0, named=True).items()
-        if is_gap
-    ]
-    for name in gaps:
-        is_gap = ~numbers[name].is_finite().fill_null(value=False)
-        found = frame[name].filter(is_gap)
-        bad = found.filter(found.is_not_null() & ~found.str.strip_chars().is_in(absent))
-        if len(bad):
-            raise SourceFormatError(
-                f"source {file.relative}: column {name!r} holds {bad[0]!r} ({len(bad)} such values), expected numbers. "
-                "Declare it under missing_values, or correct the file."
-            )
+def numeric(
+    frame: pl.DataFrame, columns: list[str], missing: tuple[str, ...], file: SourceFile, rows: pl.Series | None = None
+) -> Matrix:
+    """Return the texts of `columns` as float32 (n, g), NaN where missing; of the given rows only, if any are given.
+
+    Raises SourceFormatError on infinity and any text that is no number.
+    """
+    # one column of all texts: thousands of short ones take several times as long
+    texts = pl.concat([frame[name] for name in columns], rechunk=False)
+    numbers = texts.cast(pl.Float32, strict=False).fill_null(float("nan")).to_numpy()
+    values = np.ascontiguousarray(numbers.reshape(len(columns), frame.height).T)
+    places = np.arange(frame.height) if rows is None else rows.to_numpy()
+    values = values if rows is None else values[places]
+    column, row = np.nonzero(~np.isfinite(values.T))
+    if len(row):
+        found = texts.gather(column * frame.height + places[row]).str.strip_chars()
+        values[row, column] = found.cast(pl.Float32, strict=False).fill_null(float("nan")).to_numpy()
+        _refuse_texts(found, values[row, column], column, columns, [*missing, "NA", "NaN", "nan"], file)
     placeholders = [number for spelling in missing if (number := _number(spelling)) is not None]  # -999 and the like
-    values = (
-        pl.all()
-        if not placeholders
-        else pl.when(~pl.all().is_in(pl.Series(placeholders, dtype=pl.Float32).implode())).then(pl.all())
-    )
-    return frame.with_columns(numbers.select(values.fill_null(float("nan"))))
+    if placeholders:
+        values[np.isin(values, np.array(placeholders, np.float32))] = np.nan
+    return values
+
+
+def _refuse_texts(
+    found: pl.Series,
+    values: NDArray[np.float32],
+    column: NDArray[np.intp],
+    columns: list[str],
+    absent: list[str],
+    file: SourceFile,
+) -> None:
+    """Raise SourceFormatError if a text that gave no finite number says no absence either; `column` is each one's place."""
+    is_bad = ~np.isfinite(values) & (found.is_not_null() & ~found.is_in(absent)).to_numpy()
+    if is_bad.any():
+        first = column[is_bad][0]
+        of_first = is_bad & (column == first)
+        example = found.filter(pl.Series(of_first))[0]
+        raise SourceFormatError(
+            f"source {file.relative}: column {columns[first]!r} holds {example!r} ({of_first.sum()} such values), expected "
+            "numbers. Declare it under missing_values, or correct the file."
+        )
+
+
+def variants(values: Matrix) -> pl.Series:
+    """Number the different rows of a matrix (n, g); a missing value equals another, and 0 equals -0."""
+    plain = np.where(np.isnan(values), np.float32("nan"), values + np.float32(0))
+    seen: dict[bytes, int] = {}
+    return pl.Series([seen.setdefault(row.tobytes(), len(seen)) for row in plain], dtype=pl.Int64)
 
 
 def _number(spelling: str) -> float | None:

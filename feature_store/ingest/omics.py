@@ -12,8 +12,8 @@ from feature_store import tables
 from feature_store.contract.feature_sources import AnyVectorSource, SampleFilesSource, VectorSource
 from feature_store.ingest.context import Ingest
 from feature_store.ingest.feature_names import FeatureNames
-from feature_store.ingest.measured import Matrix, Measured, report_implausible, transformed
-from feature_store.ingest.numbers import feature_columns, numeric
+from feature_store.ingest.measured import Measured, report_implausible, transformed
+from feature_store.ingest.numbers import Matrix, feature_columns, numeric, variants
 from feature_store.ingest.sample_files import read_sample_files
 from feature_store.tables import Table
 
@@ -56,15 +56,16 @@ def _read_tables(ingest: Ingest, spec: VectorSource, table: str) -> Iterator[Mea
         if not columns:
             continue  # a file of a family of files need not have this kind of feature (PORPOISE's UCEC has no RNA)
         columns, mapping = (columns, None) if names is None else names.apply(ingest, columns, file)
-        frame = ingest.rows(raw, spec, table, file)
-        frame = numeric(frame, list(columns), ingest.contract.missing_values, file)
+        rows = ingest.counting(raw, spec, table, file)
+        values = numeric(raw, list(columns), ingest.contract.missing_values, file, rows["_source_row"])
+        rows = rows.with_columns(variants(values).alias("_values")).drop("_source_row").with_row_index("_row")
         if spec.grain == "slide":  # rows of a case are the same vector once per slide
-            frame = frame.unique(subset=["_case_id", *columns], keep="first", maintain_order=True)
-        frame = ingest.one_row_per(frame, table, file, list(columns))
+            rows = rows.unique(subset=["_case_id", "_values"], keep="first", maintain_order=True)
+        rows = ingest.one_row_per(rows, table, file, ["_values"])
         yield Measured(
-            frame.select("cohort", "_case_id", "_found_id", source_sha256=pl.lit(file.sha256)),
+            rows.select("cohort", "_case_id", "_found_id", source_sha256=pl.lit(file.sha256)),
             list(columns.values()),
-            frame.select(list(columns)).to_numpy().astype("float32"),
+            values[rows["_row"].to_numpy()],
             file,
             names,
             mapping,

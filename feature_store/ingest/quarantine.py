@@ -4,12 +4,12 @@ What belongs here: filing it. Which row deserves what is decided where it is rea
 """
 
 import logging
-from collections.abc import Mapping
 from typing import Literal
 
 import polars as pl
 
 from feature_store import tables
+from feature_store.ingest.known_cases import KnownCases
 
 logger = logging.getLogger(__name__)
 
@@ -18,11 +18,11 @@ PATH = "_path"  # the column that says where a row lies, of rows that are files 
 
 
 class Quarantine:
-    """The rows filed so far in one ingest of a contract. `cohort_of`: case_id -> cohort, as it becomes known."""
+    """The rows filed so far in one ingest of a contract. `cases`: those known, as they become so."""
 
-    def __init__(self, contract: str, cohort_of: Mapping[str, str]) -> None:
+    def __init__(self, contract: str, cases: KnownCases) -> None:
         self._contract = contract
-        self._cohort_of = cohort_of
+        self._cases = cases
         self._filed: list[pl.DataFrame] = []
 
     @property
@@ -34,19 +34,16 @@ class Quarantine:
         """File the rows of `frame`, which has the columns `_case_id` and `_found_id`."""
         if frame.is_empty():
             return
-        cohort = pl.col("_case_id").replace_strict(self._cohort_of, default=self.unassigned, return_dtype=pl.String)
-        self._filed.append(
-            frame.select(
-                cohort=cohort.fill_null(self.unassigned) if self._cohort_of else pl.lit(self.unassigned),
-                table_name=pl.lit(table),
-                path=pl.col(PATH) if PATH in frame.columns else pl.lit(path),
-                case_id_found=pl.col("_found_id"),
-                found=(found if found is not None else pl.lit(None)).cast(pl.String),
-                reason=pl.lit(reason),
-                effect=pl.lit(effect),
-                case_id=pl.col("_case_id"),
-            )
+        rows = frame.select(
+            table_name=pl.lit(table),
+            path=pl.col(PATH) if PATH in frame.columns else pl.lit(path),
+            case_id_found=pl.col("_found_id"),
+            found=(found if found is not None else pl.lit(None)).cast(pl.String),
+            reason=pl.lit(reason),
+            effect=pl.lit(effect),
+            case_id=pl.col("_case_id"),
         )
+        self._filed.append(self._cases.with_cohort(rows, "case_id").with_columns(pl.col("cohort").fill_null(self.unassigned)))
         logger.warning("%s: %d rows of %s %s: %s", self._contract, frame.height, path, effect.replace("_", " "), reason)
 
     def table(self) -> pl.DataFrame:

@@ -60,7 +60,7 @@ def read_sample_files(ingest: Ingest, spec: SampleFilesSource, table: str) -> It
         values = np.empty((len(kept), len(panel.features)), np.float32)
         for row, file in enumerate(tracked(kept, f"{ingest.contract.name}: {table} of {spec.path}", len(kept))):
             frame = _genes(spec, file)
-            measured = numeric(frame, [spec.value], ingest.contract.missing_values, file)[spec.value].to_numpy()
+            measured = numeric(frame, [spec.value], ingest.contract.missing_values, file)[:, 0]
             values[row] = measured[panel.places(frame[spec.gene], file)]
         yield Measured(rows, panel.features, values, listing, panel.names, panel.mapping)
 

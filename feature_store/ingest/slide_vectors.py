@@ -11,7 +11,7 @@ from feature_store.contract.rules import Identifier
 from feature_store.contract.slide_sources import SlideVectorSource
 from feature_store.errors import ColumnMissingError, SourceFormatError
 from feature_store.ingest.context import Ingest
-from feature_store.ingest.numbers import feature_columns, numeric
+from feature_store.ingest.numbers import Matrix, feature_columns, numeric, variants
 from feature_store.ingest.slide_offer import Listing
 from feature_store.sources import SourceFile, require_columns
 
@@ -36,14 +36,19 @@ def _listing(ingest: Ingest, spec: SlideVectorSource, file: SourceFile, raw: pl.
             f"source {file.relative}: {len(columns)} columns match {spec.features!r}, expected the {spec.encoder.dim} "
             f"features of {spec.encoder.name}. If the source changed, change the contract."
         )
-    frame = ingest.known(ingest.identify(raw, _renamed(spec, canonical), "slides", file), "slides", file)
-    frame = numeric(frame, list(columns), ingest.contract.missing_values, file)
-    if spec.slide_id:
-        frame = ingest.with_identifier(frame, canonical[spec.slide_id], "slide_id", "slides", file)
-    own = pl.col("slide_id") if spec.slide_id else pl.lit("slide")
-    frame = frame.with_columns(slide_id=pl.col("_case_id") + "/" + spec.encoder.name + "/" + own)
-    frame = ingest.one_row_per(frame, "slides", file, list(columns), key="slide_id")
-    is_whole = pl.all_horizontal(pl.col(name).is_finite() for name in columns)
+    own = [] if spec.slide_id is None else [canonical[spec.slide_id]]
+    frame = raw.select(list(dict.fromkeys([canonical[spec.case_id.column], *own]))).with_row_index("_source_row")
+    frame = ingest.known(ingest.identify(frame, _renamed(spec, canonical), "slides", file), "slides", file)
+    for name in own:
+        frame = ingest.with_identifier(frame, name, "slide_id", "slides", file)
+    values = numeric(raw, list(columns), ingest.contract.missing_values, file, frame["_source_row"])
+    frame = frame.with_columns(
+        variants(values).alias("_values"),
+        slide_id=pl.col("_case_id") + "/" + spec.encoder.name + "/" + (pl.col("slide_id") if own else pl.lit("slide")),
+    )
+    frame = ingest.one_row_per(frame.drop("_source_row").with_row_index("_row"), "slides", file, ["_values"], key="slide_id")
+    values = values[frame["_row"].to_numpy()]
+    is_whole = pl.Series(np.isfinite(values).all(axis=1), dtype=pl.Boolean)
     ingest.reject(frame.filter(~is_whole), "patch_bags", file, "slide vector has missing values", pl.col("slide_id"))
     rows = frame.with_columns(
         case_id="_case_id",
@@ -52,11 +57,11 @@ def _listing(ingest: Ingest, spec: SlideVectorSource, file: SourceFile, raw: pl.
         stain=pl.lit(None, pl.String),
         source_sha256=pl.lit(file.sha256),
     )
-    return Listing(file, spec.encoder, rows, _bags(frame.filter(is_whole), list(columns), spec, file))
+    return Listing(file, spec.encoder, rows, _bags(frame.filter(is_whole), values[is_whole.to_numpy()], spec, file))
 
 
-def _bags(whole: pl.DataFrame, columns: list[str], spec: SlideVectorSource, file: SourceFile) -> Iterator[tuple[str, SlideBag]]:
-    vectors = whole.select(columns).to_numpy().astype(np.float64)
+def _bags(whole: pl.DataFrame, values: Matrix, spec: SlideVectorSource, file: SourceFile) -> Iterator[tuple[str, SlideBag]]:
+    vectors = values.astype(np.float64)
     if spec.transform == "signed_log1p":  # areas in square microns overflow float16 and span six orders of magnitude
         vectors = np.sign(vectors) * np.log1p(np.abs(vectors))
     for (slide_id, case_id, cohort), vector in zip(

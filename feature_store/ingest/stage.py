@@ -186,7 +186,7 @@ def _read(
     ingest = Ingest(contract, landing, tombstones, home.embeddings)
     staged = {"cases": read_cases(ingest)}
     staged["case_aliases"] = read_aliases(ingest)
-    staged["cases"] = staged["cases"].filter(pl.col("case_id").is_in(list(ingest.cohort_of)))  # less those an alias gave away
+    staged["cases"] = staged["cases"].filter(pl.col("case_id").is_in(list(ingest.cases)))  # less those an alias gave away
     staged["clinical"] = _logged("clinical", read_clinical, ingest)
     staged["follow_up"] = read_follow_up(ingest)
     staged["endpoints"] = _logged("endpoints", read_endpoints, ingest)
