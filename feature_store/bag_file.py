@@ -10,18 +10,19 @@ import json
 import logging
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_store.bag_page import bag_file_error, map_shard, read_footer, walk_embedding_page
+from feature_store.bag_page import bag_file_error, embedding_column, map_shard, read_footer, walk_embedding_page
 from feature_store.bag_parquet import ShardFile
 from feature_store.bag_record import (
     BagRecord,
@@ -39,6 +40,8 @@ FORMAT = "mice-patch-bag/1"
 _RECORDED = ("slide_id", "case_id", "num_patches", "bag_sha256", "source_sha256")
 _SMALL_COLUMNS = ("slide_id", "case_id", "x", "y")
 _VERIFIERS = 2
+_HANDFUL, _HANDFUL_BYTES = 64, 2**20
+_ROWS_A_RUN = 1_024
 _logger = logging.getLogger(__name__)
 
 
@@ -52,8 +55,9 @@ def write_shards(
 ) -> list[BagRecord]:
     """Write bags, in the order given, into shards of about `max_shard_bytes` and return one record per bag.
 
-    The iterable runs in a thread of its own, the checks and `on_rejected` in another, each one bag ahead of what comes after: the
-    next but one slide is read while the next is checked and converted and one is written. A bag becomes durable only when its
+    The iterable runs in a thread of its own, the checks and `on_rejected` in another, each one bag ahead of what comes after, or
+    a handful of small ones: the next but one slide is read while the next is checked and converted and one is written.
+    A bag becomes durable only when its
     shard is renamed into place. The same bags under the same limit give the same names and, with the same zstd, the same bytes;
     a sound shard that is there already is kept. On any failure the unfinished shard is removed; finished ones stay, and a second
     run finds them again.
@@ -63,9 +67,9 @@ def write_shards(
     records: list[BagRecord] = []
     shard: _OpenShard | None = None
     try:
-        offered = read_ahead(iter(bags), 1)
-        with closing(offered), closing(read_ahead(_checked(offered, encoder, on_rejected), 1)) as checked:
-            for bag in checked:
+        offered = read_ahead(_handfuls(iter(bags)), 1)
+        with closing(offered), closing(read_ahead(_handfuls(_checked(_each(offered), encoder, on_rejected)), 1)) as checked:
+            for bag in _each(checked):
                 if shard is not None and shard.num_bytes + bag.embedding.nbytes > max_shard_bytes:
                     records += shard.publish()
                     shard = None
@@ -88,6 +92,32 @@ class _Checked:
     slide: dict[str, object]
     embedding: npt.NDArray[np.float16]
     xy: npt.NDArray[np.int32]
+
+
+_Bag = TypeVar("_Bag", SlideBag, _Checked)
+
+
+def _handfuls(bags: Iterator[_Bag]) -> Iterator[list[_Bag]]:
+    """Gather small bags, which would take longer to hand from thread to thread than to write; a large one is alone."""
+    handful: list[_Bag] = []
+    num_bytes = 0
+    for bag in bags:
+        handful.append(bag)
+        num_bytes += bag.embedding.nbytes
+        del bag
+        if num_bytes >= _HANDFUL_BYTES or len(handful) >= _HANDFUL:
+            yield handful
+            handful, num_bytes = [], 0
+    if handful:
+        yield handful
+
+
+def _each(handfuls: Iterator[list[_Bag]]) -> Iterator[_Bag]:
+    """Yield the bags one by one, none of which is held here once it has been handed over."""
+    for handful in handfuls:
+        handful.reverse()
+        while handful:
+            yield handful.pop()
 
 
 def _checked(
@@ -136,19 +166,19 @@ def read_shard_index(path: Path, *, verify: bool = False, is_hashed: bool = True
     if not is_named or len(slides) != footer.num_row_groups:
         found = f"metadata of {len(slides)} slides over {footer.num_row_groups} row groups"
         raise bag_file_error(path.name, found, "one row group per slide and a matching content hash")
+    column = embedding_column(footer, path.name)
     with closing(map_shard(path)) as mapping:
 
-        def record(row_group: int) -> BagRecord:
+        def record(row_group: int, xy: npt.NDArray[np.int32] | None) -> BagRecord:
             slide = slides[row_group]
             which = f"Bag of slide {slide['slide_id']} (case {slide['case_id']}) in {path.name}"
-            page = walk_embedding_page(mapping, footer, row_group, which)
+            page = walk_embedding_page(mapping, footer, row_group, which, column)
             if (page.num_values // page.dim, page.dim) != (slide["num_patches"], encoder["dim"]):
                 raise bag_file_error(which, f"{page.num_values} values", f"{slide['num_patches']} x {encoder['dim']}")
-            if verify:
+            if xy is not None:
                 num_level_bytes = page.values_offset_bytes - page.body_offset_bytes
                 body = memoryview(_bytes_at(path, page.body_offset_bytes, page.body_bytes))
                 values = body[num_level_bytes:]
-                xy = read_coordinates(path, row_group, footer)
                 is_sound = zlib.crc32(body) == page.crc32
                 hashes = [hashlib.sha256(part).hexdigest() for part in ((values, xy.data) if is_hashed else ())]
                 if not is_sound or hashes not in ([], [slide["bag_sha256"], slide["xy_sha256"]]):
@@ -162,8 +192,27 @@ def read_shard_index(path: Path, *, verify: bool = False, is_hashed: bool = True
                 **{key: slide[key] for key in _RECORDED},
             )
 
+        def records(row_groups: range) -> list[BagRecord]:
+            if not verify:
+                return [record(row_group, None) for row_group in row_groups]
+            sizes = [footer.row_group(row_group).num_rows for row_group in row_groups]
+            parts = np.split(_coordinates(path, row_groups, footer), np.cumsum(sizes)[:-1])
+            return [record(row_group, xy) for row_group, xy in zip(row_groups, parts, strict=True)]
+
         with ThreadPoolExecutor(_VERIFIERS if verify else 1) as pool:  # hashing lets other threads run
-            return list(pool.map(record, range(len(slides))))
+            return [record for some in pool.map(records, _runs(footer)) for record in some]
+
+
+def _runs(footer: pq.FileMetaData) -> Iterator[range]:
+    """Yield the row groups in runs of a few rows in all: what is read for each run is the same work for one as for many."""
+    begin, num_rows = 0, 0
+    for row_group in range(footer.num_row_groups):
+        num_rows += footer.row_group(row_group).num_rows
+        if num_rows >= _ROWS_A_RUN:
+            yield range(begin, row_group + 1)
+            begin, num_rows = row_group + 1, 0
+    if begin < footer.num_row_groups:
+        yield range(begin, footer.num_row_groups)
 
 
 def _bytes_at(path: Path, offset: int, num_bytes: int) -> bytearray:
@@ -176,21 +225,30 @@ def _bytes_at(path: Path, offset: int, num_bytes: int) -> bytearray:
     return data
 
 
-def read_coordinates(path: Path, row_group: int, footer: pq.FileMetaData) -> npt.NDArray[np.int32]:
-    """Return a row group's x and y as int32 (N, 2), level-0 pixels; BagFileError where a page checksum fails.
+def read_coordinates(path: Path, row_groups: Sequence[int], footer: pq.FileMetaData) -> npt.NDArray[np.int32]:
+    """Return x and y of row groups, one after the other, as int32 (N, 2), level-0 pixels; BagFileError for a wrong page checksum.
 
     `footer` is the file's: reading it for each of a shard's slides would take longer than all else where they are small and many.
     """
     try:
         with pq.ParquetFile(path, metadata=footer, page_checksum_verification=True) as file:
             # The identifiers come along only for their checksums: SQL readers go by them and check none.
-            table = file.read_row_group(row_group, columns=list(_SMALL_COLUMNS))
+            table = file.read_row_groups(row_groups, columns=list(_SMALL_COLUMNS))
         return np.stack([table["x"].to_numpy(), table["y"].to_numpy()], axis=1)
     except (OSError, KeyError, pa.ArrowException) as error:
         found = f"coordinates pyarrow refuses ({error})"
-        raise bag_file_error(
-            f"{path.name}, row group {row_group}", found, f"sound columns {', '.join(_SMALL_COLUMNS)}"
-        ) from error
+        which = f"row group {', '.join(map(str, row_groups))}"
+        raise bag_file_error(f"{path.name}, {which}", found, f"sound columns {', '.join(_SMALL_COLUMNS)}") from error
+
+
+def _coordinates(path: Path, row_groups: range, footer: pq.FileMetaData) -> npt.NDArray[np.int32]:
+    """Return `read_coordinates` of a run, whose error names the row group that is unsound."""
+    try:
+        return read_coordinates(path, row_groups, footer)
+    except BagFileError:
+        for row_group in row_groups:
+            read_coordinates(path, [row_group], footer)
+        raise
 
 
 def checksum_error(which: str) -> BagChecksumError:

@@ -105,15 +105,18 @@ def embedding_column(footer: pq.FileMetaData, which: str) -> tuple[int, int]:
     return index, found.type.list_size
 
 
-def walk_embedding_page(shard: mmap.mmap, footer: pq.FileMetaData, row_group: int, which: str) -> EmbeddingPage:
+def walk_embedding_page(
+    shard: mmap.mmap, footer: pq.FileMetaData, row_group: int, which: str, column: tuple[int, int] | None = None
+) -> EmbeddingPage:
     """Return where the values of one row group's embedding lie, as its page header says.
 
     The footer alone is not enough: it does not tell one page from several, and on a file of several pages offsets
     computed from it gave wrong rows without an error. So the header is decoded and everything the direct read relies
     on is checked: one data page v1, PLAIN, uncompressed, no dictionary, rows * dim values without nulls, a checksum.
-    `which` names the bag in the message. Raises BagFileError.
+    `which` names the bag in the message; `column` is what `embedding_column` says of the footer, where many bags are walked.
+    Raises BagFileError.
     """
-    index, dim = embedding_column(footer, which)
+    index, dim = column or embedding_column(footer, which)
     if not 0 <= row_group < footer.num_row_groups:
         raise bag_file_error(which, f"row group {row_group}", f"one below {footer.num_row_groups}")
     num_rows = footer.row_group(row_group).num_rows

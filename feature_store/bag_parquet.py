@@ -31,6 +31,7 @@ _UTF8, _LIST = 0, 3
 _DATA_PAGE, _DICTIONARY_PAGE = 0, 2
 _LOGICAL_STRING, _LOGICAL_LIST, _LOGICAL_FLOAT16 = 1, 3, 15
 _NUM_COLUMNS = 5
+_MIN_PACKED_BYTES = 64  # fewer only grow
 _GROUP = 8  # values of one bit that are packed into a byte
 
 
@@ -142,10 +143,11 @@ class ShardFile:
 
     def _integers(self, name: str, values: npt.NDArray[np.int32]) -> _Chunk:
         plain = np.ascontiguousarray(values, "<i4").tobytes()
-        packed = self._zstd.compress(plain, asbytes=True)
-        header = _data_page(len(values), _PLAIN, len(plain), len(packed), zlib.crc32(packed))
-        pages = (header, packed)
-        return _Chunk((name,), _INT32, (_PLAIN,), _ZSTD, len(values), pages, len(header) + len(plain))
+        is_packed = len(plain) >= _MIN_PACKED_BYTES
+        stored = self._zstd.compress(plain, asbytes=True) if is_packed else plain
+        header = _data_page(len(values), _PLAIN, len(plain), len(stored), zlib.crc32(stored))
+        codec = _ZSTD if is_packed else _UNCOMPRESSED
+        return _Chunk((name,), _INT32, (_PLAIN,), codec, len(values), (header, stored), len(header) + len(plain))
 
 
 def _embeddings(embedding: npt.NDArray[np.float16]) -> _Chunk:

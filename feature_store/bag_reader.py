@@ -111,7 +111,7 @@ class BagReader:
     def coordinates(self, record: BagRecord) -> npt.NDArray[np.int32]:
         """Return the level-0 pixels of every patch's corner, int32 (N, 2), through pyarrow with checksums verified."""
         shard = self._shard(record)
-        xy = read_coordinates(self._directory / record.shard, shard.row_group(record), shard.footer)
+        xy = read_coordinates(self._directory / record.shard, [shard.row_group(record)], shard.footer)
         if len(xy) != record.num_patches:
             raise bag_file_error(which_bag(record), f"{len(xy)} coordinates", f"{record.num_patches}")
         return xy

@@ -3,6 +3,7 @@
 A footer says how large columns are, but counts a text that occurs in many rows once, as the file stores it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,18 @@ import pyarrow.parquet as pq
 _BYTES_PER_CELL = 16  # what polars takes at least for a text
 
 
-def read_as_text(path: Path, max_bytes: int) -> pl.DataFrame:
-    """Return all columns as text. Raises ValueError for a file that unpacks to more, and pyarrow's errors for a damaged one."""
+def read_as_text(path: Path, max_bytes: int, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Return all columns as text, or only those asked for, if the file has them all.
+
+    Raises ValueError for a file that unpacks to more, and pyarrow's errors for a damaged one.
+    """
     footer = pq.read_metadata(path)
     schema = footer.schema.to_arrow_schema()
     nested = [field.name for field in schema if pa.types.is_nested(field.type)]
     if nested:
         raise ValueError(f"columns {nested[:5]} hold lists or structs")
+    if len(set(schema.names)) != len(schema.names):
+        raise ValueError("a column occurs twice")
     claimed = max(
         footer.num_rows * footer.num_columns * _BYTES_PER_CELL,
         sum(footer.row_group(index).total_byte_size for index in range(footer.num_row_groups)),
@@ -32,15 +38,22 @@ def read_as_text(path: Path, max_bytes: int) -> pl.DataFrame:
     # Through pyarrow, which answers damaged pages and texts with an error where polars panics. A text that occurs in many rows
     # is stored once and the footer counts it once, so texts stay in their dictionaries until their full size is known.
     texts = [field.name for field in schema if _is_text(field.type)]
-    table = pq.read_table(path, page_checksum_verification=True, read_dictionary=texts)
+    asked = list(dict.fromkeys(columns)) if columns is not None and set(columns) <= set(schema.names) else None
+    table = pq.read_table(path, columns=asked, page_checksum_verification=True, read_dictionary=texts)
     table.validate(full=True)
-    if len(set(table.column_names)) != table.num_columns:
-        raise ValueError("a column occurs twice")
     unpacked = sum(_unpacked_bytes(column) for column in table.columns)
     if unpacked > max_bytes:
         raise ValueError(f"{unpacked:,} bytes unpacked, over {max_bytes:,}")
-    columns = dict(zip(table.column_names, table.columns, strict=True))  # without the schema's metadata, which polars parses
-    return pl.DataFrame({name: pl.Series(values).cast(pl.String) for name, values in columns.items()})
+    found = dict(zip(table.column_names, table.columns, strict=True))  # without the schema's metadata, which polars parses
+    none = pl.Series([], dtype=pl.String)
+    return pl.DataFrame({name: pl.concat([none, *map(_as_text, values.chunks)]) for name, values in found.items()})
+
+
+def _as_text(values: pa.Array) -> pl.Series:
+    """Return values as texts; of a dictionary each entry is made into one once, however many rows have it."""
+    if pa.types.is_dictionary(values.type):
+        return pl.Series(values.dictionary).cast(pl.String).gather(pl.Series(values.indices))
+    return pl.Series(values).cast(pl.String)
 
 
 def _is_text(kind: pa.DataType) -> bool:

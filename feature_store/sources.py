@@ -128,15 +128,16 @@ def _sha256(path: Path, _num_bytes: int, _mtime_ns: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def read_table(source: SourceFile, form: TableFormat | None = None) -> pl.DataFrame:
+def read_table(source: SourceFile, form: TableFormat | None = None, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """Read CSV, TSV, MAF or JSON (plain, gzip, or the only member of a zip), XLSX, Parquet, RDS or RDA with every column as text.
 
+    `columns`: those that will do, where a format can leave others out and the file has them all.
     Raises SourceFormatError naming the file and what was wrong, ColumnMissingError for a column of `form.where`.
     """
     form, kind = form or TableFormat(), _kind(source)
     with _readable(source):
         if kind == ".parquet":
-            frame = read_as_text(source.path, MAX_UNPACKED_BYTES)
+            frame = read_as_text(source.path, MAX_UNPACKED_BYTES, columns)
         elif kind in {".xlsx", ".xls"}:
             frame = read_sheet(source.path, form.sheet)
         elif kind in {".rds", ".rda"}:

@@ -4,6 +4,7 @@ Source: thrift's compact protocol description. Reading page headers is bag_page.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 _LONGEST_STEP, _SHORT_LIST = 15, 15
@@ -26,6 +27,7 @@ def varint(number: int) -> bytes:
     return bytes(encoded)
 
 
+@lru_cache(maxsize=4096)
 def i32(number: int) -> Value:
     """Return an integer of at most 32 bits; an enumeration's value is one."""
     return Value(5, varint(_zigzag(number)))

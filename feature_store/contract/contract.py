@@ -16,6 +16,7 @@ from feature_store.contract.sources import (
     EndpointsSource,
     FollowUpSource,
     SamplesSource,
+    Source,
 )
 from feature_store.contract.splits import SitePreservedSplit, Split
 
@@ -67,6 +68,25 @@ class Contract(Strict):
         if "splits" in fields:
             raise ValueError("split and splits exclude each other: list all splits under splits")
         return {name: value for name, value in fields.items() if name != "split"} | {"splits": [fields["split"]]}
+
+    @property
+    def case_tables(self) -> list[Source]:
+        """Every source but those of slides, in the order in which they are read."""
+        return [
+            self.cases,
+            *([] if self.cases.withdrawn is None else [self.cases.withdrawn]),
+            *self.aliases,
+            self.clinical,
+            *self.more_clinical,
+            *([] if self.follow_up is None else [self.follow_up]),
+            self.endpoints,
+            *self.samples,
+            *self.rna,
+            *self.copy_number,
+            *self.protein,
+            *self.mutations,
+            *self.reports,
+        ]
 
     @model_validator(mode="after")
     def _splits_can_be_told_apart_and_made(self) -> "Contract":

@@ -72,6 +72,11 @@ class VariantSource(_Variants):
 
     layout: Literal["variant_table"]
 
+    @property
+    def columns_read(self) -> tuple[str, ...]:
+        """See RowSource; a table of all variants has many more columns."""
+        return (*self.columns_of_rows, self.gene_symbol, self.variant_classification, self.protein_change)
+
 
 class VariantFilesSource(CaseFilesSource, _Variants):
     """One file per case with a row per variant (MAF). A file without a row says that none was found."""

@@ -34,6 +34,16 @@ class RowSource(Source):
     pick: Pick = ()
     cohort_from_path: PathCohort | None = None
 
+    @property
+    def columns_read(self) -> tuple[str, ...] | None:
+        """The columns that are asked for, where no others can matter; None: all may."""
+        return None
+
+    @property
+    def columns_of_rows(self) -> tuple[str, ...]:
+        """The columns that say which rows count, and of which case they are."""
+        return (self.case_id.column, *(key.column for key in self.pick), *self.where)
+
     @model_validator(mode="after")
     def _nested_lists_lie_apart(self) -> "RowSource":
         if inside := [f"{inner} in {outer}" for outer in self.nested for inner in self.nested if inner.startswith(f"{outer}.")]:

@@ -47,14 +47,15 @@ def listed_files(landing: Path, spec: CaseFilesSource, missing: tuple[str, ...])
     return [checked(landing, landing / path) for path in sorted(paths) if is_below(landing / path, landing)]
 
 
-def _listings(ingest: Ingest, spec: CaseFilesSource) -> list[tuple[SourceFile, pl.DataFrame]]:
+def _listings(ingest: Ingest, spec: CaseFilesSource) -> Iterator[tuple[SourceFile, pl.DataFrame]]:
     if spec.files is not None:
-        return ingest.read(spec)
+        yield from ingest.read(spec)
+        return
     found = [file.relative for file in sources.find(ingest.landing, spec.path)]
     listing = SourceFile(ingest.landing, spec.path, 0, "")
     raw = sources.meant(pl.DataFrame({"path": found, PATH: found}), spec, listing)
     require_columns(raw, [spec.case_id.column], listing)
-    return [(listing, raw)]
+    yield listing, raw
 
 
 def _places(frame: pl.DataFrame, spec: CaseFilesSource, listing: SourceFile) -> pl.Series:

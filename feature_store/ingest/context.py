@@ -4,7 +4,8 @@ What belongs here: bookkeeping and identifier rules common to all tables. How on
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from feature_store.erase.tombstones import Tombstones
 from feature_store.errors import ContractError
 from feature_store.ingest.choosing import EFFECT, MARKS, REASON, SHOWN, chosen
 from feature_store.ingest.known_cases import KnownCases
-from feature_store.ingest.nesting import read_rows
 from feature_store.ingest.quarantine import PATH, Effect, Quarantine
+from feature_store.ingest.shared_tables import SharedTables
 from feature_store.ingest.values import identifier
+from feature_store.read_ahead import read_ahead
 from feature_store.sources import SourceFile
 
 # Dashes that word processors and PDFs put where a barcode has a hyphen.
@@ -30,7 +32,7 @@ WAS_ERASED = "case was erased"
 
 @dataclass
 class Ingest:
-    """State of one ingest run of one contract. `cases` is filled by the cases step."""
+    """State of one ingest run of one contract. `cases` is filled by the cases step; after it, several steps may run at once."""
 
     contract: Contract
     landing: Path
@@ -43,23 +45,26 @@ class Ingest:
     case_files: set[str] = field(default_factory=set)
     # cohort -> files that gave it rows
     used_by: dict[str, set[str]] = field(default_factory=dict)
-    num_normalised: int = 0
+    # how many identifiers were put into the contract's spelling, file by file
+    respelled: list[int] = field(default_factory=list)
     # modality -> cases that were assessed, though they may have no row to show for it (sequenced, no variant found)
     assessed: dict[str, set[str]] = field(default_factory=dict)
     quarantine: Quarantine = field(init=False)
+    shared: SharedTables = field(init=False)
 
     def __post_init__(self) -> None:
+        self.shared = SharedTables(self.contract.case_tables)
         self.quarantine = Quarantine(self.contract.name, self.cases)
 
-    def read(self, spec: Source) -> list[tuple[SourceFile, pl.DataFrame]]:
-        """Read every file of a source as text, checking that it has the identifier column."""
-        found = []
-        for file in sources.find(self.landing, spec.path):
-            frame = read_rows(file, spec, self.contract.missing_values)
-            sources.require_columns(frame, [spec.case_id.column], file)
-            self.files[file.relative] = file
-            found.append((file, frame))
-        return found
+    def read(self, spec: Source) -> Iterator[tuple[SourceFile, pl.DataFrame]]:
+        """Yield every file of a source as text, checking that it has the identifier column; the next is read meanwhile."""
+        files = sources.find(self.landing, spec.path)
+        frames = (self.shared.read(file, spec, self.contract.missing_values) for file in files)
+        with closing(read_ahead(frames, 1)) as ahead:
+            for file, frame in zip(files, ahead, strict=True):
+                sources.require_columns(frame, [spec.case_id.column], file)
+                self.files[file.relative] = file
+                yield file, frame
 
     def reject(
         self,
@@ -83,21 +88,22 @@ class Ingest:
         declared `extract` shortens one. Rows of erased cases are quarantined without the identifier.
         """
         # each spelling is looked at once, however many rows it has
-        spellings = frame.select(pl.col(rule.column).unique()).with_columns(_case_id=self.normalised(rule))
-        spellings = spellings.select(pl.col(rule.column).alias("_found_id"), "_case_id")
-        frame = frame.with_columns(_found_id=pl.col(rule.column)).join(
-            spellings, on="_found_id", how="left", nulls_equal=True, maintain_order="left"
+        found, pattern = pl.col(rule.column), f"^(?:{self.contract.case_id.pattern})$"
+        spellings = frame.lazy().select(found.unique()).select(_found_id=found, _case_id=self.normalised(rule))
+        spellings = spellings.with_columns(pl.when(pl.col("_case_id").str.contains(pattern)).then("_case_id"))
+        frame = (
+            frame.lazy()
+            .with_columns(_found_id=found)
+            .join(spellings, on="_found_id", how="left", nulls_equal=True, maintain_order="left")
+            .collect()
         )
-        is_valid = pl.col("_case_id").str.contains(f"^(?:{self.contract.case_id.pattern})$").fill_null(value=False)
-        self._reject_identity(
-            frame.filter(~is_valid).with_columns(_case_id=pl.lit(None, pl.String)),
-            table,
-            file,
-            f"identifier does not match {self.contract.case_id.pattern}",
-        )
-        frame = self._set_aside(self._without_erased(frame.filter(is_valid), table, file), table, file)
+        if frame["_case_id"].null_count():
+            malformed = frame.filter(pl.col("_case_id").is_null())
+            self._reject_identity(malformed, table, file, f"identifier does not match {self.contract.case_id.pattern}")
+            frame = frame.filter(pl.col("_case_id").is_not_null())
+        frame = self._set_aside(self._without_erased(frame, table, file), table, file)
         if rule.extract is None and not self._is_reported(table, file):
-            self.num_normalised += frame.filter(pl.col("_found_id") != pl.col("_case_id")).height
+            self.respelled.append(int((frame["_found_id"] != frame["_case_id"]).sum() or 0))
         return frame
 
     def picked(self, frame: pl.DataFrame, spec: RowSource, table: str, file: SourceFile) -> pl.DataFrame:
@@ -163,17 +169,20 @@ class Ingest:
     def known(self, frame: pl.DataFrame, table: str, file: SourceFile) -> pl.DataFrame:
         """Return the rows whose case exists, with its `cohort`; quarantine the others."""
         frame = self.cases.with_cohort(frame)
-        is_known = pl.col("cohort").is_not_null()
-        self._reject_identity(frame.filter(~is_known), table, file, "case is not in the cases table")
-        kept = frame.filter(is_known)
-        for cohort in kept["cohort"].unique():
+        if frame["cohort"].null_count():
+            unknown = frame.filter(pl.col("cohort").is_null())
+            self._reject_identity(unknown, table, file, "case is not in the cases table")
+            frame = frame.filter(pl.col("cohort").is_not_null())
+        for cohort in frame["cohort"].unique():
             self.used_by.setdefault(cohort, set()).add(file.relative)
-        return kept
+        return frame
 
     def one_row_per(
         self, frame: pl.DataFrame, table: str, file: SourceFile, values: list[str], key: str = "_case_id"
     ) -> pl.DataFrame:
         """Return one row per `key`: equal repeats keep their first row, contradicting ones are all quarantined."""
+        if frame[key].n_unique() == frame.height:
+            return frame
         repeats = frame.group_by(key).agg(pl.len().alias("_rows"), pl.struct(values).n_unique().alias("_variants"))
         frame = frame.join(repeats, on=key, how="left", maintain_order="left")
         which = None if key == "_case_id" else pl.col(key)

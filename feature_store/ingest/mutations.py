@@ -24,12 +24,13 @@ def read_mutations(ingest: Ingest) -> pl.DataFrame:
             frames += _variants_of_files(ingest, spec, have if spec.fills_gaps else [])
             continue
         for file, raw in ingest.read(spec):
+            rows = ingest.counting(raw, spec, "mutations", file)
+            if spec.fills_gaps:
+                rows = rows.filter(~pl.col("_case_id").is_in(have))
             if isinstance(spec, VariantSource):
-                rows = ingest.rows(raw, spec, "mutations", file)
-                frames.append(_variants(ingest, spec, _filling(rows, spec, have), file))
+                frames.append(_variants(ingest, spec, raw, rows, file))
             else:
-                rows = ingest.counting(raw, spec, "mutations", file)
-                frames.append(_mutated(ingest, spec, raw, _filling(rows, spec, have), file))
+                frames.append(_mutated(ingest, spec, raw, rows, file))
     return pl.concat(frames).unique(tables.MUTATIONS.key, maintain_order=True)
 
 
@@ -40,20 +41,25 @@ def _variants_of_files(ingest: Ingest, spec: VariantFilesSource, have: list[str]
         wanted = [(row, file) for row, file in rows if row["_case_id"] not in have]
         for row, file in tracked(wanted, f"{ingest.contract.name}: mutations of {spec.path}", len(wanted)):
             _note_sequenced(ingest, row["_case_id"])
-            of_case = {name: pl.lit(row[name], pl.String) for name in ("cohort", "_case_id", "_found_id")}
-            yield _variants(ingest, spec, read_table(file, spec.file).with_columns(**of_case), file)
+            raw = read_table(file, spec.file)
+            of_case = [
+                pl.repeat(row[name], raw.height, dtype=pl.String).alias(name) for name in ("cohort", "_case_id", "_found_id")
+            ]
+            yield _variants(ingest, spec, raw, pl.select(pl.int_range(raw.height).alias("_source_row"), *of_case), file)
 
 
-def _variants(ingest: Ingest, spec: VariantSource | VariantFilesSource, frame: pl.DataFrame, file: SourceFile) -> pl.DataFrame:
+def _variants(
+    ingest: Ingest, spec: VariantSource | VariantFilesSource, raw: pl.DataFrame, rows: pl.DataFrame, file: SourceFile
+) -> pl.DataFrame:
     names = {
         "gene_symbol": spec.gene_symbol,
         "variant_classification": spec.variant_classification,
         "protein_change": spec.protein_change,
     }
-    require_columns(frame, list(names.values()), file)
-    missing = ingest.contract.missing_values
-    _note_sequenced(ingest, *frame["_case_id"])
-    frame = frame.select("cohort", "_found_id", "_case_id", **{ours: present(theirs, missing) for ours, theirs in names.items()})
+    require_columns(raw, list(names.values()), file)
+    _note_sequenced(ingest, *rows["_case_id"].unique())
+    texts = raw.select(**{ours: present(theirs, ingest.contract.missing_values) for ours, theirs in names.items()})
+    frame = rows.with_columns(texts[rows["_source_row"]].get_columns())
     frame = frame.filter(~pl.col("variant_classification").is_in(spec.drop_classifications).fill_null(value=False))
     has_gene = pl.col("gene_symbol").is_not_null()
     ingest.reject(frame.filter(~has_gene), "mutations", file, "variant has no gene symbol")
@@ -70,10 +76,6 @@ def _mutated(ingest: Ingest, spec: MutationMatrixSource, raw: pl.DataFrame, rows
         **{name: pl.lit(None, pl.String) for name in ("variant_classification", "protein_change")},
     )
     return _conformed(mutated, file)
-
-
-def _filling(rows: pl.DataFrame, spec: VariantSource | MutationMatrixSource, have: list[str]) -> pl.DataFrame:
-    return rows.filter(~pl.col("_case_id").is_in(have)) if spec.fills_gaps else rows
 
 
 def _conformed(rows: pl.DataFrame, file: SourceFile) -> pl.DataFrame:

@@ -21,7 +21,7 @@ def read_rows(file: SourceFile, spec: Source, missing: tuple[str, ...]) -> pl.Da
     Raises SourceFormatError for a file of another form, ColumnMissingError for a column that a key or `where` names.
     """
     if not isinstance(spec, RowSource) or not spec.nested:
-        return read_table(file, spec)
+        return read_table(file, spec, spec.columns_read if isinstance(spec, RowSource) else None)
     records = read_nested(file, spec, list(spec.nested))
     return meant(_flattened(records, spec.nested, spec.optional_columns, missing, file), spec, file)
 

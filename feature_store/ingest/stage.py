@@ -10,6 +10,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -21,7 +22,7 @@ from filelock import FileLock
 from feature_store import sources, tables
 from feature_store.bag_file import write_shards
 from feature_store.contract import Contract
-from feature_store.contract.sources import CaseFilesSource, Source
+from feature_store.contract.sources import CaseFilesSource
 from feature_store.contract.splits import GivenSplit
 from feature_store.deidentify import Deidentifier, Messages, hidden
 from feature_store.erase.tombstones import Tombstones, load_tombstones
@@ -39,10 +40,12 @@ from feature_store.ingest.omics import read_vectors
 from feature_store.ingest.reports import read_reports
 from feature_store.ingest.slides import read_slides
 from feature_store.ingest.whole_slides import manifests
-from feature_store.tables import COHORT_TABLES
+from feature_store.tables import COHORT_TABLES, Table
 from feature_store.transposed import stage_by_feature
 
 logger = logging.getLogger(__name__)
+
+_READERS, _WRITERS = 2, 2
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def landing_files(contract: Contract, landing: Path) -> list[sources.SourceFile]
 
 
 def _landing_files(contract: Contract, landing: Path) -> list[sources.SourceFile]:
-    patterns = {spec.path for spec in _specs(contract)}
+    patterns = {spec.path for spec in contract.case_tables}
     patterns |= {pattern for spec in contract.slides for pattern in spec.globs}
     for split in contract.splits:
         if isinstance(split, GivenSplit):
@@ -106,7 +109,7 @@ def _landing_files(contract: Contract, landing: Path) -> list[sources.SourceFile
     named = [spec.gene_names for spec in (*contract.rna, *contract.copy_number, *contract.protein) if spec.gene_names is not None]
     patterns |= {names.path for names in named if names.path is not None}
     files = {file.relative: file for pattern in patterns for file in sources.find(landing, pattern)}
-    for spec in _specs(contract):
+    for spec in contract.case_tables:
         if isinstance(spec, CaseFilesSource):
             files |= {file.relative: file for file in listed_files(landing, spec, contract.missing_values)}
     return [files[name] for name in sorted(files)]
@@ -192,17 +195,23 @@ def _read(
     staged["endpoints"] = _logged("endpoints", read_endpoints, ingest)
     staged["endpoint_notes"] = endpoint_notes(ingest, staged["cases"])
     staged["samples"] = read_samples(ingest)
-    panels, names = [], []
-    for table in (tables.RNA, tables.COPY_NUMBER, tables.PROTEIN):
-        staged[table.name], table_panels, table_names = read_vectors(ingest, getattr(contract, table.name), table)
-        panels.append(table_panels)
-        names.append(table_names)
-    staged["gene_panels"], staged["feature_mapping"] = pl.concat(panels), pl.concat(names)
-    staged["mutations"] = _logged("mutations", read_mutations, ingest)
-    staged["reports"] = _logged("reports", read_reports, ingest)
+    with ThreadPoolExecutor(_READERS) as pool:  # polars lets other threads run; the first error in this order is told
+        vectors = {
+            t.name: pool.submit(read_vectors, ingest, getattr(contract, t.name), t)
+            for t in (tables.RNA, tables.COPY_NUMBER, tables.PROTEIN)
+        }
+        others = {
+            name: pool.submit(_logged, name, step, ingest)
+            for name, step in (("mutations", read_mutations), ("reports", read_reports))
+        }
+        folds = pool.submit(read_folds, ingest, staged["cases"], staged["endpoints"], staged["case_aliases"])
+        read = {name: future.result() for name, future in vectors.items()}
+        staged |= {name: rows for name, (rows, _, _) in read.items()}
+        staged["gene_panels"] = pl.concat([panels for _, panels, _ in read.values()])
+        staged["feature_mapping"] = pl.concat([names for _, _, names in read.values()])
+        staged |= {name: future.result() for name, future in (others | {"folds": folds}).items()}
     write = deidentifier.write_shards if deidentifier else write_shards
     staged["slides"], staged["patch_bags"] = read_slides(ingest, home.bags, write)
-    staged["folds"] = read_folds(ingest, staged["cases"], staged["endpoints"], staged["case_aliases"])
     staged["quarantine"] = ingest.quarantine.table()
     staged["modality_matrix"] = modality_matrix(staged, ingest.quarantine.failures(), ingest.assessed)
     staged["sources"] = _sources(ingest)
@@ -217,15 +226,20 @@ def _logged(what: str, step: Callable[[Ingest], pl.DataFrame], ingest: Ingest) -
 
 def _write(read: tuple[dict[str, pl.DataFrame], Ingest], folder: Path, deidentifier: Deidentifier | None) -> None:
     staged, ingest = read
-    for table in COHORT_TABLES:
+
+    def write(table: Table) -> None:
+        path = folder / f"{table.name}.parquet"
         if table.derived_from:
-            stage_by_feature(staged[table.derived_from], staged["gene_panels"], table, folder / f"{table.name}.parquet")
-            continue
+            stage_by_feature(staged[table.derived_from], staged["gene_panels"], table, path)
+            return
         frame = ingest.tombstones.redacted(table.conform(staged[table.name]))
         # by cohort first and in small row groups, so that reading one cohort skips the others
         order = ["cohort", *(name for name in table.key or frame.columns if name != "cohort")]
-        frame.sort(order).write_parquet(folder / f"{table.name}.parquet", row_group_size=20_000)
-    about: dict[str, object] = {"contract": ingest.contract.name, "num_normalised": ingest.num_normalised}
+        frame.sort(order).write_parquet(path, row_group_size=20_000)
+
+    with ThreadPoolExecutor(_WRITERS) as pool:  # sorting and packing let other threads run
+        list(pool.map(write, COHORT_TABLES))
+    about: dict[str, object] = {"contract": ingest.contract.name, "num_normalised": sum(ingest.respelled)}
     about |= {"deidentified": dict(deidentifier.counts)} if deidentifier else {}
     (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
 
@@ -244,24 +258,6 @@ def _sources(ingest: Ingest) -> pl.DataFrame:
         if path in paths
     ]
     return pl.DataFrame(rows, schema=tables.SOURCES.schema)
-
-
-def _specs(contract: Contract) -> list[Source]:
-    return [
-        contract.cases,
-        *([] if contract.cases.withdrawn is None else [contract.cases.withdrawn]),
-        *contract.aliases,
-        contract.clinical,
-        *contract.more_clinical,
-        *([] if contract.follow_up is None else [contract.follow_up]),
-        contract.endpoints,
-        *contract.samples,
-        *contract.rna,
-        *contract.copy_number,
-        *contract.protein,
-        *contract.mutations,
-        *contract.reports,
-    ]
 
 
 @lru_cache(maxsize=1)
