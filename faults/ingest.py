@@ -49,10 +49,8 @@ ROWS = (
     ),
     Row(32, "every parser on damaged files, 60 s each", "0 crashes, 0 hangs, typed errors only", fuzzed_parsers),
 )
-# One server forks every child of every row: what it has imported, no child waits for.
-multiprocessing.get_context("forkserver").set_forkserver_preload(
-    ["faults.publisher", "faults.inputs", "faults.patches", "faults.fuzzing", "faults.archives"]
-)
+# One server forks every child of every row. A child imports what this module does, and need not where the server has it.
+multiprocessing.get_context("forkserver").set_forkserver_preload(["faults.ingest"])
 TOTALS = ("crashes", "hangs", "untyped", "outside_writes")
 
 if __name__ == "__main__":

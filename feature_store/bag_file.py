@@ -98,16 +98,24 @@ _Bag = TypeVar("_Bag", SlideBag, _Checked)
 
 
 def _handfuls(bags: Iterator[_Bag]) -> Iterator[list[_Bag]]:
-    """Gather small bags, which would take longer to hand from thread to thread than to write; a large one is alone."""
+    """Gather small bags, which would take longer to hand from thread to thread than to write; a large one is alone.
+
+    Where making one fails, those before it are handed over first.
+    """
     handful: list[_Bag] = []
     num_bytes = 0
-    for bag in bags:
-        handful.append(bag)
-        num_bytes += bag.embedding.nbytes
-        del bag
-        if num_bytes >= _HANDFUL_BYTES or len(handful) >= _HANDFUL:
+    try:
+        for bag in bags:
+            handful.append(bag)
+            num_bytes += bag.embedding.nbytes
+            del bag
+            if num_bytes >= _HANDFUL_BYTES or len(handful) >= _HANDFUL:
+                yield handful
+                handful, num_bytes = [], 0
+    except Exception:
+        if handful:
             yield handful
-            handful, num_bytes = [], 0
+        raise
     if handful:
         yield handful
 

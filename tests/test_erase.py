@@ -196,14 +196,14 @@ def problems(home: Home) -> list[str]:
 def differing(found: Snapshots, expected: Snapshots) -> list[tuple[int, str]]:
     """Return the tables of the expected snapshots whose rows are others than expected."""
 
-    def rows(frame: pl.DataFrame) -> list[str]:
-        return sorted(map(repr, frame.rows()))
+    def rows(frame: pl.DataFrame) -> pl.DataFrame:
+        return frame.sort(frame.columns)
 
     return [
         (snapshot_id, name)
         for snapshot_id, frames in expected.items()
         for name, frame in frames.items()
-        if rows(frame) != rows(found[snapshot_id][name])
+        if not rows(frame).equals(rows(found[snapshot_id][name]))
     ]
 
 

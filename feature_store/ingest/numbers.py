@@ -42,7 +42,7 @@ def numeric(
     # one column of all texts: thousands of short ones take several times as long
     texts = pl.concat([frame[name] for name in columns], rechunk=False)
     numbers = texts.cast(pl.Float32, strict=False).fill_null(float("nan")).to_numpy()
-    values = np.ascontiguousarray(numbers.reshape(len(columns), frame.height).T)
+    values = np.array(numbers.reshape(len(columns), frame.height).T, order="C")
     places = np.arange(frame.height) if rows is None else rows.to_numpy()
     values = values if rows is None else values[places]
     column, row = np.nonzero(~np.isfinite(values.T))
