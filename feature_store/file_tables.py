@@ -9,6 +9,8 @@ import io
 import re
 import warnings
 import zipfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -50,15 +52,35 @@ def _bounded(stream: IO[bytes] | gzip.GzipFile, max_bytes: int) -> bytes:
     return bytes(data)
 
 
-def read_text(data: bytes, separator: str, form: TableFormat, max_bytes: int) -> pl.DataFrame:
-    """Read separated values. Refuses columns named twice and rows cut short."""
+def read_text(data: bytes, separator: str, form: TableFormat, max_bytes: int, numbers: Sequence[str] = ()) -> pl.DataFrame:
+    """Read separated values. Refuses columns named twice and rows cut short.
+
+    Columns that one of the patterns `numbers` matches come as float32, if all of them hold finite numbers only.
+    """
     if form.encoding.lower().replace("_", "-") not in {"utf-8", "utf8"}:
         data = data.decode(form.encoding).encode()
     if form.comment is not None:
         data = _without_comments(data, form.comment.encode())
-    frame = _once_named(pl.read_csv(io.BytesIO(data), separator=separator, infer_schema=False))
+    kinds = _number_columns(data, separator, numbers) if form.decimal == "." else {}
+    frame = _once_named(_parsed(data, separator, kinds))
     refuse_short_rows(data, separator, frame, max_bytes)
     return frame
+
+
+def _parsed(data: bytes, separator: str, kinds: Mapping[str, type[pl.Float32]]) -> pl.DataFrame:
+    if kinds:
+        with suppress(pl.exceptions.ComputeError):  # some text is no number: whose reader says which, and what it means
+            frame = pl.read_csv(io.BytesIO(data), separator=separator, infer_schema=False, schema_overrides=kinds)
+            if frame.select(pl.all_horizontal(pl.col(list(kinds)).is_infinite().any().not_())).item():
+                return frame
+    return pl.read_csv(io.BytesIO(data), separator=separator, infer_schema=False)
+
+
+def _number_columns(data: bytes, separator: str, patterns: Sequence[str]) -> dict[str, type[pl.Float32]]:
+    if not patterns:
+        return {}
+    header = pl.read_csv(io.BytesIO(data), separator=separator, infer_schema=False, n_rows=0)
+    return {name: pl.Float32 for name in header.columns if any(re.fullmatch(pattern, name) for pattern in patterns)}
 
 
 def read_sheet(path: Path, sheet: str | None) -> pl.DataFrame:

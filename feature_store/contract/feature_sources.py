@@ -31,6 +31,11 @@ class VectorSource(_Vectors):
     features: ColumnPattern
     grain: Literal["case", "slide"] = "case"
 
+    @property
+    def number_columns(self) -> str:
+        """See RowSource."""
+        return self.features
+
     @model_validator(mode="after")
     def _names_lie_in_a_table(self) -> "VectorSource":
         if self.gene_names is not None and self.gene_names.path is None:
@@ -89,6 +94,11 @@ class MutationMatrixSource(GapSource):
 
     layout: Literal["mutation_matrix"]
     features: ColumnPattern
+
+    @property
+    def number_columns(self) -> str:
+        """See RowSource."""
+        return self.features
 
 
 AnyMutationSource = Annotated[VariantSource | VariantFilesSource | MutationMatrixSource, Field(discriminator="layout")]

@@ -40,6 +40,11 @@ class RowSource(Source):
         return None
 
     @property
+    def number_columns(self) -> str | None:
+        """A pattern of the columns that hold numbers and nothing else; None: any text may be in any column."""
+        return None
+
+    @property
     def columns_of_rows(self) -> tuple[str, ...]:
         """The columns that say which rows count, and of which case they are."""
         return (self.case_id.column, *(key.column for key in self.pick), *self.where)

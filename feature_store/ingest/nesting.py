@@ -1,6 +1,6 @@
 """A source's file as one table of rows. Of lists inside JSON's records, all elements become rows, or the one that keys choose."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import polars as pl
@@ -15,13 +15,15 @@ from feature_store.sources import SourceFile, meant, read_nested, read_table, re
 _MAX_ROWS = 20_000_000  # several lists with all their elements multiply
 
 
-def read_rows(file: SourceFile, spec: Source, missing: tuple[str, ...]) -> pl.DataFrame:
+def read_rows(file: SourceFile, spec: Source, missing: tuple[str, ...], numbers: Sequence[str] = ()) -> pl.DataFrame:
     """Read a file as a source says; rows of elements that do not count come last, marked as choosing.py marks them.
+
+    `numbers` is read_table's.
 
     Raises SourceFormatError for a file of another form, ColumnMissingError for a column that a key or `where` names.
     """
     if not isinstance(spec, RowSource) or not spec.nested:
-        return read_table(file, spec, spec.columns_read if isinstance(spec, RowSource) else None)
+        return read_table(file, spec, spec.columns_read if isinstance(spec, RowSource) else None, numbers)
     records = read_nested(file, spec, list(spec.nested))
     return meant(_flattened(records, spec.nested, spec.optional_columns, missing, file), spec, file)
 

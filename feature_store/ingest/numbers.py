@@ -35,12 +35,16 @@ def feature_columns(raw: pl.DataFrame, pattern: str, file: SourceFile, *, allow_
 def numeric(
     frame: pl.DataFrame, columns: list[str], missing: tuple[str, ...], file: SourceFile, rows: pl.Series | None = None
 ) -> Matrix:
-    """Return the texts of `columns` as float32 (n, g), NaN where missing; of the given rows only, if any are given.
+    """Return `columns`, texts or float32 already, as float32 (n, g), NaN where missing; of given rows only, if any are given.
 
     Raises SourceFormatError on infinity and any text that is no number.
     """
+    texts_or_numbers = frame.select(columns)
+    if set(texts_or_numbers.dtypes) == {pl.Float32}:
+        values = texts_or_numbers.fill_null(float("nan")).to_numpy(order="c", writable=True)
+        return _without_placeholders(values if rows is None else values[rows.to_numpy()], missing)
     # one column of all texts: thousands of short ones take several times as long
-    texts = pl.concat([frame[name] for name in columns], rechunk=False)
+    texts = pl.concat([column.cast(pl.String) for column in texts_or_numbers], rechunk=False)
     numbers = texts.cast(pl.Float32, strict=False).fill_null(float("nan")).to_numpy()
     values = np.array(numbers.reshape(len(columns), frame.height).T, order="C")
     places = np.arange(frame.height) if rows is None else rows.to_numpy()
@@ -50,6 +54,10 @@ def numeric(
         found = texts.gather(column * frame.height + places[row]).str.strip_chars()
         values[row, column] = found.cast(pl.Float32, strict=False).fill_null(float("nan")).to_numpy()
         _refuse_texts(found, values[row, column], column, columns, [*missing, "NA", "NaN", "nan"], file)
+    return _without_placeholders(values, missing)
+
+
+def _without_placeholders(values: Matrix, missing: tuple[str, ...]) -> Matrix:
     placeholders = [number for spelling in missing if (number := _number(spelling)) is not None]  # -999 and the like
     if placeholders:
         values[np.isin(values, np.array(placeholders, np.float32))] = np.nan

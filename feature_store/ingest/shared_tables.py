@@ -1,6 +1,6 @@
 """Files that several sources read (a wide table has several modalities side by side), parsed once."""
 
-from collections import Counter
+import re
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -34,7 +34,9 @@ class SharedTables:
     """
 
     def __init__(self, sources: Iterable[Source]) -> None:
-        self._num_readers = Counter(map(_form, sources))
+        self._readers: dict[_Form, list[Source]] = {}
+        for source in sources:
+            self._readers.setdefault(_form(source), []).append(source)
         self._held: dict[tuple[str, _Form], _Held] = {}
         self._num_bytes = 0
         self._lock = Lock()
@@ -44,18 +46,18 @@ class SharedTables:
         key = file.sha256, _form(spec)
         with self._lock:
             is_first = key not in self._held
-            held = self._held.setdefault(key, _Held(self._num_readers[key[1]]))
+            held = self._held.setdefault(key, _Held(len(self._readers.get(key[1], ()))))
             held.num_to_come -= 1
             if held.num_to_come <= 0:
                 self._drop(key)
         if is_first:
             try:
-                frame = read_rows(file, spec, missing)
+                frame = read_rows(file, spec, missing, _numbers(self._readers.get(key[1], [spec])))
             except BaseException as error:
                 held.frame.set_exception(error)
                 raise
             held.frame.set_result(frame)
-            self._keep(key, held, int(frame.estimated_size()) + frame.height * frame.width * _BYTES_PER_CELL)
+            self._keep(key, held, _size(frame))
         return held.frame.result()
 
     def _keep(self, key: tuple[str, _Form], held: _Held, num_bytes: int) -> None:
@@ -72,5 +74,19 @@ class SharedTables:
 
 def _form(spec: Source) -> _Form:
     """Return what makes two sources read the same table out of a file."""
-    rows = (spec.nested, spec.columns_read) if isinstance(spec, RowSource) else None
+    rows = (spec.nested, spec.columns_read) if isinstance(spec, RowSource) else ({}, None)
     return spec.path, f"{spec.model_dump_json(include=set(TableFormat.model_fields))} {rows}"
+
+
+def _numbers(readers: list[Source]) -> list[str]:
+    """Return patterns of the columns that no reader asks for as text; none where one may ask for any."""
+    patterns = [reader.number_columns if isinstance(reader, RowSource) else None for reader in readers]
+    texts = {name for reader in readers if isinstance(reader, RowSource) for name in reader.columns_of_rows}
+    but = "".join(f"(?!{re.escape(name)}$)" for name in sorted(texts))
+    return [] if None in patterns else [f"{but}(?:{pattern})" for pattern in patterns]
+
+
+def _size(frame: pl.DataFrame) -> int:
+    """Return the bytes that a frame takes, where polars counts no more of a short text than its letters."""
+    texts = sum(kind == pl.String for kind in frame.dtypes)
+    return int(frame.estimated_size()) + frame.height * texts * _BYTES_PER_CELL
