@@ -14,6 +14,7 @@ import polars as pl
 
 from faults.cohorts import COHORT, small_contract, small_landing
 from faults.report import Found, Trial
+from feature_store.audit import audit
 from feature_store.contract import Contract
 from feature_store.errors import AuditError, MiceError
 from feature_store.home import Home
@@ -102,7 +103,7 @@ def _tried(trial: Trial, changes: tuple[Change, ...]) -> Found:
         change.edit(pl.read_csv(clinical, infer_schema=False)).write_csv(clinical)
         contract = _with(small_contract(max_quarantined_fraction=MOST_REJECTED), change.contract)
         try:
-            problem = _outcome(change, contract, landing, Home(folder / "home"), reference)
+            problem = _outcome(change, contract, landing, Home(folder / "home"), reference, is_published=not trial.is_quick)
         except MiceError as error:
             problem = "" if change.error and isinstance(error, change.error) else f"{type(error).__name__}: {error}"
         except Exception as error:  # noqa: BLE001 - what is looked for
@@ -113,8 +114,8 @@ def _tried(trial: Trial, changes: tuple[Change, ...]) -> Found:
     return found
 
 
-def _outcome(change: Change, contract: Contract, landing: Path, home: Home, reference: Staged) -> str:
-    """Stage and publish; return what is not as the change says, or nothing."""
+def _outcome(change: Change, contract: Contract, landing: Path, home: Home, reference: Staged, *, is_published: bool) -> str:
+    """Stage and publish, or only audit what would be published; return what is not as the change says, or nothing."""
     staged = stage(contract, landing, home)
     quarantine = staged.table("quarantine").filter(pl.col("table_name") == change.table)
     rejected = quarantine.filter(pl.col("reason").str.contains(change.reason, literal=True)).height if change.reason else 0
@@ -122,7 +123,10 @@ def _outcome(change: Change, contract: Contract, landing: Path, home: Home, refe
         return f"{rejected} rows of {change.table} rejected for {change.reason!r}, expected {change.rejects}"
     if change.looks is not None and not change.looks(staged, reference):
         return "the staged rows are others than expected"
-    publish_cohort(Lake(home), staged, COHORT)
+    if is_published:
+        publish_cohort(Lake(home), staged, COHORT)
+    elif failed := [check.found for check in audit(staged, COHORT) if not check.is_passed]:
+        raise AuditError("; ".join(failed))
     return f"published, expected {change.error.__name__}" if change.error else ""
 
 

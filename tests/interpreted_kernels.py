@@ -79,7 +79,7 @@ def expert_results(function, experts, tokens, weights, dtype):
     leaves = [t.detach().to(dtype).requires_grad_() for t in (tokens, weights)]
     parameters = flatten(experts)
     out = function(leaves[0], experts, leaves[1])
-    (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)).sum().backward()
+    (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype, device=out.device).view(out.shape)).sum().backward()
     grads = {f"{i}": t.grad for i, t in enumerate([*leaves, *parameters])}
     return {"output": out.detach().double()} | {n: None if g is None else g.double() for n, g in grads.items()}
 

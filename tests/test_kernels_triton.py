@@ -1,4 +1,4 @@
-"""The Triton kernels without a GPU: interpreted and compiled, each in a process of its own; on a GPU where there is one."""
+"""The Triton kernels without a GPU: interpreted and compiled, each in a process of its own. On a GPU: test_kernels_gpu.py."""
 
 import json
 import os
@@ -7,10 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from kernel_cases import assert_close_by_name, scan_arguments, with_gradients
-
-from kernels.selective_scan import selective_scan, selective_scan_reference
 
 pytest.importorskip("triton")
 ROOT = Path(__file__).parent.parent
@@ -55,16 +51,3 @@ def test_gpu_benchmark_is_whole_at_toy_size():
     figures = json.loads(run("-m", "benchmarks.kernels_gpu", "--toy", interpret=True))
     assert figures["scan"][0]["fwd_ms"] > 0
     assert [row["pairs"] for row in figures["experts"]] == ["chosen", "all"]
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("P", [1, 63, 1000, 1023])
-@pytest.mark.parametrize(("dtype", "forward", "gradients"), [(torch.float32, 2e-6, 1e-5), (torch.bfloat16, 1e-2, 2e-2)])
-def test_scan_on_the_gpu(P, dtype, forward, gradients):
-    x = scan_arguments(P, 512, 16, dtype)
-    cu_seqlens = torch.tensor([0, P // 3, P // 3, P])
-    expected = with_gradients(selective_scan_reference, x, torch.float64, cu_seqlens=cu_seqlens)
-    runs = [with_gradients(selective_scan, x, dtype, "cuda", cu_seqlens=cu_seqlens, backend="triton") for _ in range(2)]
-    assert_close_by_name(runs[0], expected, forward, gradients)
-    assert all(torch.equal(a, b) for a, b in zip(*(r.values() for r in runs), strict=True))
