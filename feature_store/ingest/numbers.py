@@ -41,8 +41,14 @@ def numeric(
     """
     texts_or_numbers = frame.select(columns)
     if set(texts_or_numbers.dtypes) == {pl.Float32}:
-        values = texts_or_numbers.fill_null(float("nan")).to_numpy(order="c", writable=True)
-        return _without_placeholders(values if rows is None else values[rows.to_numpy()], missing)
+        values = texts_or_numbers.to_numpy(order="c", writable=True)
+        values = values if rows is None else values[rows.to_numpy()]
+        if len(infinite := np.argwhere(np.isinf(values))):
+            raise SourceFormatError(
+                f"source {file.relative}: column {columns[infinite[0, 1]]!r} holds an infinite number, or one too large for "
+                f"float32 ({len(infinite)} such values), expected finite ones. Declare it under missing_values, or correct the file."
+            )
+        return _without_placeholders(values, missing)
     # one column of all texts: thousands of short ones take several times as long
     texts = pl.concat([column.cast(pl.String) for column in texts_or_numbers], rechunk=False)
     numbers = texts.cast(pl.Float32, strict=False).fill_null(float("nan")).to_numpy()
