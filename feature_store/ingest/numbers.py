@@ -46,7 +46,8 @@ def numeric(
         if len(infinite := np.argwhere(np.isinf(values))):
             raise SourceFormatError(
                 f"source {file.relative}: column {columns[infinite[0, 1]]!r} holds an infinite number, or one too large for "
-                f"float32 ({len(infinite)} such values), expected finite ones. Declare it under missing_values, or correct the file."
+                f"float32 ({len(infinite)} such values), expected finite ones. Declare it under missing_values, or correct the "
+                "file."
             )
         return _without_placeholders(values, missing)
     # one column of all texts: thousands of short ones take several times as long
