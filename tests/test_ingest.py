@@ -155,9 +155,18 @@ def test_features_that_no_column_matches(
         bare(clean_landing, mutations=(matrix,))
 
 
-@pytest.mark.parametrize("text", ["high", "1,5", "inf", "-Infinity", "1e39"])
-def test_text_or_infinity_among_numbers_stops_the_ingest(corrupt: Corrupt, bare: Callable[..., Staged], text: str) -> None:
-    with pytest.raises(SourceFormatError, match=rf"rna\.csv\.gz: column 'EGFR_rnaseq' holds '{text}' \(1 such values\)"):
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("high", "'high'"),
+        ("1,5", "'1,5'"),
+        *((text, "an infinite number, or one too large for float32") for text in ("inf", "-Infinity", "1e39")),
+    ],
+)
+def test_text_or_infinity_among_numbers_stops_the_ingest(
+    corrupt: Corrupt, bare: Callable[..., Staged], text: str, found: str
+) -> None:
+    with pytest.raises(SourceFormatError, match=rf"rna\.csv\.gz: column 'EGFR_rnaseq' holds {found} \(1 such values\)"):
         bare(corrupt({"rna.csv.gz": changed("EGFR_rnaseq", text, at=3)}))
 
 
