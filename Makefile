@@ -32,7 +32,7 @@ dev: $(READY) ## Serve Dagster's UI on loopback, port 3000.
 	MICE_DATA="$(DATA)" $(BIN)/dagster dev --module-name dagster_project.definitions --host 127.0.0.1 --port 3000
 
 test: $(READY) ## Run the tests; those on real data skip where the landing folder is absent.
-	MICE_DATA="$(DATA)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	MICE_DATA="$(DATA)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-gpu: $(READY) ## Run the tests that need a CUDA device.
 	$(BIN)/python -m pytest -m gpu

@@ -26,7 +26,7 @@ _MOST_RUNS = 200
 
 def killed_runs(trial: Trial) -> Found:
     """Kill runs until there were enough kills; where one ends before its kill, go on at a new home."""
-    num_kills = trial.times or trial.pick(4, 20)
+    num_kills = trial.times or trial.pick(3, 20)
     landing, reference = trial.folder / "landing", Home(trial.folder / "undisturbed")
     case_ids = [f"S-{number:04}" for number in range(trial.pick(3, 6))]
     write_tables(landing, case_ids)

@@ -35,7 +35,7 @@ TOKENS = (
 
 def fuzzed_parsers(trial: Trial) -> Found:
     """Row 32. `times` is seconds for each parser: 60 by default, 3,600 for an hour."""
-    seconds = float(trial.times or trial.pick(2, 60))
+    seconds = float(trial.times or trial.pick(1, 60))
     found = Found(dict.fromkeys(("parsers", "inputs", "read", "refused", "crashes", "hangs", "untyped", "outside_writes"), 0))
     for parser in parsers(trial.folder / "seeds"):
         found.add("parsers")

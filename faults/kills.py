@@ -33,7 +33,7 @@ class State:
 
 def killed_at_random(trial: Trial) -> Found:
     """Row 1. Every tenth kill falls on a new home, where the first publication also makes the catalog and the tables."""
-    num_kills = trial.times or trial.pick(4, 200)
+    num_kills = trial.times or trial.pick(2, 200)
     versions = two_versions(trial.folder / "versions")
     lanes = [num_kills // NUM_LANES + (lane < num_kills % NUM_LANES) for lane in range(NUM_LANES)]
     found = Found({"kills": num_kills, "acknowledged": 0, "acknowledged_lost": 0, "torn": 0, "whole_but_unacknowledged": 0})
@@ -125,7 +125,7 @@ def killed_at_each_step(trial: Trial) -> Found:
     (_, commit), (_, num_steps) = child.acknowledged[-2:]
     shown = 0
     steps = range(1, int(num_steps or 0) + 1)
-    chosen = sorted({*steps[:: trial.pick(20, 1)], int(commit or 0), int(commit or 0) + 1, steps[-1]})
+    chosen = sorted({*steps[:: trial.pick(40, 1)], int(commit or 0), int(commit or 0) + 1, steps[-1]})
     for done, step in enumerate(chosen):
         with publisher(home, versions.staged, shown + 1, shown + 1, die_at=step) as child:
             child.join()

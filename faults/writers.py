@@ -31,7 +31,7 @@ def many_writers(trial: Trial) -> Found:
     with postgres_homes(trial.folder / "postgres") as postgres:
         for kind, home in {"sqlite": Home(trial.folder / "sqlite"), **postgres}.items():
             start = time.perf_counter()
-            _write_together(home, kind, *trial.pick((3, 4), (8, 50)), found)
+            _write_together(home, kind, *trial.pick((3, 2), (8, 50)), found)
             found.counts[f"{kind}_s"] = round(time.perf_counter() - start, 1)
         if not postgres:
             found.counts["postgres"] = "skipped: no server programs here"
