@@ -15,9 +15,7 @@ from feature_store.home import Home
 from feature_store.ingest.stage import stage
 from mice_model.slide_embedding.run import RunConfig, embed_contract
 
-# A server that has imported everything forks each run in milliseconds, so that the kill hits embedding and not the imports.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["faults.embedding"])
 IN_LINE = RunConfig(num_workers=1, num_decoders=0)
 # Every so many kills a run has workers of its own, which are to end with it.
 EVERY_WITH_WORKERS = 5

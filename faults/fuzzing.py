@@ -21,7 +21,6 @@ from faults.seeds import Parser, parsers
 from feature_store.errors import MiceError
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["faults.fuzzing"])
 MOST_BYTES = 6 << 30  # of address space, most of which numeric libraries only reserve
 HANG_S = 30.0
 MOST_FINDINGS = 20
@@ -35,7 +34,7 @@ TOKENS = (
 
 def fuzzed_parsers(trial: Trial) -> Found:
     """Row 32. `times` is seconds for each parser: 60 by default, 3,600 for an hour."""
-    seconds = float(trial.times or trial.pick(1, 60))
+    seconds = float(trial.times or trial.pick(2, 60))
     found = Found(dict.fromkeys(("parsers", "inputs", "read", "refused", "crashes", "hangs", "untyped", "outside_writes"), 0))
     for parser in parsers(trial.folder / "seeds"):
         found.add("parsers")

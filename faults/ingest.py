@@ -4,7 +4,6 @@ Prints progress on standard error, then a table of the rows and, as the last lin
 does not hold. What each row does is in the families' modules; docs/faults.md says what they mean.
 """
 
-import multiprocessing
 import sys
 
 from faults.archives import hostile_archives
@@ -49,8 +48,6 @@ ROWS = (
     ),
     Row(32, "every parser on damaged files, 60 s each", "0 crashes, 0 hangs, typed errors only", fuzzed_parsers),
 )
-# One server forks every child of every row. A child imports what this module does, and need not where the server has it.
-multiprocessing.get_context("forkserver").set_forkserver_preload(["faults.ingest"])
 TOTALS = ("crashes", "hangs", "untyped", "outside_writes")
 
 if __name__ == "__main__":

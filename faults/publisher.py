@@ -24,7 +24,6 @@ from feature_store.lake import Lake
 from feature_store.publish import COHORT_MESSAGE, publish
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["faults.publisher", "faults.writers", "faults.disks", "faults.inputs"])
 START_TIMEOUT_S = 60.0
 
 Acknowledged = tuple[int, int | None]  # which publication, and its snapshot

@@ -4,7 +4,6 @@ Prints progress on standard error, then a table of the rows and, as the last lin
 does not hold. What each row does is in the families' modules; docs/faults.md says what they mean.
 """
 
-import multiprocessing
 import sys
 
 from faults.damage import flipped_bits, truncated_files
@@ -38,8 +37,6 @@ ROWS = (
     Row(24, "runaway queries beside a publisher", "stopped by their caps; publishing goes on", runaway_queries),
     Row(25, "Parquet bombs; drifted sources", "refused within bounds; nothing published", bombs_and_drift),
 )
-# One server forks every child of every row. A child imports what this module does, and need not where the server has it.
-multiprocessing.get_context("forkserver").set_forkserver_preload(["faults.store"])
 TOTALS = ("acknowledged_lost", "torn", "duplicates", "erase_hits", "bit_flips_found")
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -208,7 +209,7 @@ def read_shard_index(path: Path, *, verify: bool = False, is_hashed: bool = True
             return [record(row_group, xy) for row_group, xy in zip(row_groups, parts, strict=True)]
 
         with ThreadPoolExecutor(_VERIFIERS if verify else 1) as pool:  # hashing lets other threads run
-            return [record for some in pool.map(records, _runs(footer)) for record in some]
+            return list(chain.from_iterable(pool.map(records, _runs(footer))))
 
 
 def _runs(footer: pq.FileMetaData) -> Iterator[range]:

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import os
-from pathlib import Path
 
 import pytest
 
@@ -224,17 +222,8 @@ def test_a_token_never_travels_unencrypted(token_file):
         Http("http://api.gdc.cancer.gov", read_token(token_file))
 
 
-@pytest.fixture(scope="module")
-def data() -> Path:
-    folder = Path(os.environ.get("MICE_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    if not (folder / "raw" / "gdc_manifests").is_dir():
-        pytest.skip(f"no files of the GDC in {folder}: set MICE_DATA to the landing folder")
-    return folder
-
-
-@pytest.mark.real
-def test_a_real_catalogue_is_paged_through(data):
-    hits, contents = catalogue(data / "raw" / "gdc_manifests" / "GCv36" / "TCGA-ACC.tsv.gz", max_file_bytes=16)
+def test_a_real_catalogue_is_paged_through(real_landing):
+    hits, contents = catalogue(real_landing / "raw" / "gdc_manifests" / "GCv36" / "TCGA-ACC.tsv.gz", max_file_bytes=16)
     with GdcServer(hits, contents) as server:
         gdc = Gdc(Http(server.address, patience=HASTE))
         found = gdc.hits("files", equals("analysis.workflow_type", "HTSeq - Counts"), ["file_name", "cases.submitter_id"])
@@ -243,8 +232,8 @@ def test_a_real_catalogue_is_paged_through(data):
 
 
 @pytest.mark.real
-def test_documented_answers_are_understood(data):
-    examples = [json.loads(path.read_text()) for path in sorted((data / "converted" / "gdc_doc_examples").glob("*.json"))]
+def test_documented_answers_are_understood(real_landing):
+    examples = [json.loads(path.read_text()) for path in sorted((real_landing / "converted" / "gdc_doc_examples").glob("*.json"))]
     pages = [one["body"] for one in examples if one["kind"] == "response" and "pagination" in json.dumps(one["body"])]
     assert len(pages) > 10
     for page in pages:

@@ -82,7 +82,8 @@ def _given(ingest: Ingest, split: GivenSplit, cases: pl.DataFrame, aliases: pl.D
                 raw = sources.read_table(file)
                 sources.require_columns(raw, [split.held_out], file)
                 ingest.files[file.relative] = file
-                raw, rule = raw.select(pl.col(split.held_out).drop_nulls()), Identifier(column=split.held_out)
+                raw = raw.select(pl.col(split.held_out).drop_nulls())  # beside the cases trained on
+                rule = Identifier(column=split.held_out)
                 named.append(raw.select(name=ingest.normalised(rule), fold=pl.lit(fold)))
                 frame = ingest.known(ingest.identify(raw, rule, "folds", file), "folds", file)
                 frame, found = frame.join(types, on="_case_id", maintain_order="left"), pl.col("found")

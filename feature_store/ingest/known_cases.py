@@ -8,17 +8,13 @@ import polars as pl
 class KnownCases:
     """case_id -> cohort. Frames are asked by a join: a mapping would be made into a column anew for each of many small files."""
 
-    def __init__(self, cohort_of: Iterable[tuple[str, str]] = ()) -> None:
-        self._cohort_of = dict(cohort_of)
+    def __init__(self) -> None:
+        self._cohort_of: dict[str, str] = {}
         self._frame: pl.DataFrame | None = None
 
     def __iter__(self) -> Iterator[str]:
         """Yield the case identifiers."""
         return iter(self._cohort_of)
-
-    def __len__(self) -> int:
-        """Return the number of cases."""
-        return len(self._cohort_of)
 
     def add(self, cohort_of: Iterable[tuple[str, str]]) -> None:
         """Take in cases."""

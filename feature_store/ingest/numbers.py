@@ -50,7 +50,7 @@ def numeric(
                 "file."
             )
         return _without_placeholders(values, missing)
-    # one column of all texts: thousands of short ones take several times as long
+    # one column of all texts: thousands of short ones take several times as long; an optional column that is absent is of texts
     texts = pl.concat([column.cast(pl.String) for column in texts_or_numbers], rechunk=False)
     numbers = texts.cast(pl.Float32, strict=False).fill_null(float("nan")).to_numpy()
     values = np.array(numbers.reshape(len(columns), frame.height).T, order="C")

@@ -201,15 +201,15 @@ def _read(
             for t in (tables.RNA, tables.COPY_NUMBER, tables.PROTEIN)
         }
         others = {
-            name: pool.submit(_logged, name, step, ingest)
-            for name, step in (("mutations", read_mutations), ("reports", read_reports))
+            "mutations": pool.submit(_logged, "mutations", read_mutations, ingest),
+            "reports": pool.submit(_logged, "reports", read_reports, ingest),
+            "folds": pool.submit(read_folds, ingest, staged["cases"], staged["endpoints"], staged["case_aliases"]),
         }
-        folds = pool.submit(read_folds, ingest, staged["cases"], staged["endpoints"], staged["case_aliases"])
         read = {name: future.result() for name, future in vectors.items()}
         staged |= {name: rows for name, (rows, _, _) in read.items()}
         staged["gene_panels"] = pl.concat([panels for _, panels, _ in read.values()])
         staged["feature_mapping"] = pl.concat([names for _, _, names in read.values()])
-        staged |= {name: future.result() for name, future in (others | {"folds": folds}).items()}
+        staged |= {name: future.result() for name, future in others.items()}
     write = deidentifier.write_shards if deidentifier else write_shards
     staged["slides"], staged["patch_bags"] = read_slides(ingest, home.bags, write)
     staged["quarantine"] = ingest.quarantine.table()
