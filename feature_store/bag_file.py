@@ -40,6 +40,7 @@ FORMAT = "mice-patch-bag/1"
 # What a slide's entry in the metadata and its BagRecord have in common.
 _RECORDED = ("slide_id", "case_id", "num_patches", "bag_sha256", "source_sha256")
 _SMALL_COLUMNS = ("slide_id", "case_id", "x", "y")
+_MOST_SLIDES = 1_024  # of a shard
 _VERIFIERS = 2
 _HANDFUL, _HANDFUL_BYTES = 64, 2**20
 _ROWS_A_RUN = 1_024
@@ -54,7 +55,7 @@ def write_shards(
     max_shard_bytes: int = 2**30,
     on_rejected: Callable[[SlideBag, BagInputError], None] | None = None,
 ) -> list[BagRecord]:
-    """Write bags, in the order given, into shards of about `max_shard_bytes` and return one record per bag.
+    """Write bags, in the order given, into shards of about `max_shard_bytes` or 1,024 slides and return one record per bag.
 
     The iterable runs in a thread of its own, the checks and `on_rejected` in another, each one bag ahead of what comes after, or
     a handful of small ones: the next but one slide is read while the next is checked and converted and one is written.
@@ -71,7 +72,7 @@ def write_shards(
         offered = read_ahead(_handfuls(iter(bags)), 1)
         with closing(offered), closing(read_ahead(_handfuls(_checked(_each(offered), encoder, on_rejected)), 1)) as checked:
             for bag in _each(checked):
-                if shard is not None and shard.num_bytes + bag.embedding.nbytes > max_shard_bytes:
+                if shard is not None and shard.is_full(bag, max_shard_bytes):
                     records += shard.publish()
                     shard = None
                 if shard is None:
@@ -286,6 +287,10 @@ class _OpenShard:
             self._file.add(str(bag.slide["slide_id"]), str(bag.slide["case_id"]), bag.xy, bag.embedding)
         self.num_bytes += bag.embedding.nbytes
         self._slides.append(bag.slide)
+
+    def is_full(self, bag: _Checked, max_bytes: int) -> bool:
+        """Say whether one more bag would be too much: whoever reads a shard reads the whole footer, of all its slides."""
+        return self.num_bytes + bag.embedding.nbytes > max_bytes or len(self._slides) >= _MOST_SLIDES
 
     def publish(self) -> list[BagRecord]:
         """Finish the file, read it back in full, give it its content's name, and return its records."""

@@ -44,12 +44,12 @@ def unpacked(path: Path, max_bytes: int) -> bytes:
 
 def _bounded(stream: IO[bytes] | gzip.GzipFile, max_bytes: int) -> bytes:
     """Read to the end, piece by piece: asked for all at once, Python would set the whole bound aside."""
-    data = bytearray()
+    data = io.BytesIO()  # gives its bytes away without a copy
     while piece := stream.read(_PIECE_BYTES):
-        data += piece
-        if len(data) > max_bytes:
+        data.write(piece)
+        if data.tell() > max_bytes:
             raise ValueError(f"over {max_bytes:,} bytes unpacked")
-    return bytes(data)
+    return data.getvalue()
 
 
 def read_text(data: bytes, separator: str, form: TableFormat, max_bytes: int, numbers: Sequence[str] = ()) -> pl.DataFrame:
@@ -78,7 +78,8 @@ def _number_columns(data: bytes, separator: str, patterns: Sequence[str]) -> dic
     if not patterns:
         return {}
     header = pl.read_csv(io.BytesIO(data), separator=separator, infer_schema=False, n_rows=0)
-    return {name: pl.Float32 for name in header.columns if any(re.fullmatch(pattern, name) for pattern in patterns)}
+    compiled = [re.compile(pattern) for pattern in patterns]
+    return {name: pl.Float32 for name in header.columns if any(pattern.fullmatch(name) for pattern in compiled)}
 
 
 def read_sheet(path: Path, sheet: str | None) -> pl.DataFrame:

@@ -165,9 +165,11 @@ def read_nested(source: SourceFile, form: TableFormat, lists: Sequence[str]) -> 
 
 def meant(frame: pl.DataFrame, form: TableFormat, source: SourceFile) -> pl.DataFrame:
     """Return a table with its optional columns, and without the rows that `form.where` leaves out."""
-    frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in form.optional_columns if name not in frame.columns)
+    absent = [name for name in form.optional_columns if name not in frame.columns]
+    frame = frame.with_columns(pl.lit(None, pl.String).alias(name) for name in absent) if absent else frame
     require_columns(frame, list(form.where), source)
-    return frame.filter(True, *(pl.col(name).str.strip_chars().is_in(values) for name, values in form.where.items()))
+    kept = [pl.col(name).str.strip_chars().is_in(values) for name, values in form.where.items()]
+    return frame.filter(kept) if kept else frame
 
 
 def _records(source: SourceFile, form: TableFormat, lists: Sequence[str]) -> Records:

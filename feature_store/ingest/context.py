@@ -149,7 +149,7 @@ class Ingest:
         keys = [key.column for key in spec.pick]
         sources.require_columns(raw, keys, file)
         asked = dict.fromkeys([spec.case_id.column, *keys, *(name for name in (*MARKS, PATH) if name in raw.columns)])
-        frame = raw.select(list(asked)).with_row_index("_source_row")
+        frame = raw[list(asked)].with_row_index("_source_row")
         frame = self.known(self.identify(frame, spec.case_id, table, file), table, file)
         frame = self.picked(self.of_its_cohort(frame, spec, table, file), spec, table, file)
         return frame.select("_source_row", "_case_id", "_found_id", "cohort")

@@ -20,14 +20,19 @@ _TABLES = {
 _ALSO_FAILS = {"slide": "slides"}  # a slide rejected as such never gets as far as its bag
 
 
-def modality_matrix(staged: dict[str, pl.DataFrame], failures: pl.DataFrame, assessed: Mapping[str, set[str]]) -> pl.DataFrame:
-    """Return the table `modality_matrix` over all staged cases; `failures` and `assessed` are the Ingest's."""
-    cases = staged["cases"].select("case_id", "cohort")
+def modality_matrix(
+    cases: pl.DataFrame, cases_with: Mapping[str, pl.DataFrame], failures: pl.DataFrame, assessed: Mapping[str, set[str]]
+) -> pl.DataFrame:
+    """Return the table `modality_matrix` over all staged cases.
+
+    `cases_with`: the case_id that each table has rows of; `failures` and `assessed` are the Ingest's.
+    """
+    cases = cases.select("case_id", "cohort")
     frames = [tables.MODALITY_MATRIX.empty()]
     for modality in MODALITIES:
         name = _TABLES[modality]
         also = pl.DataFrame({"case_id": sorted(assessed.get(modality, ()))}, schema={"case_id": pl.String})
-        have = pl.concat([staged[name].select("case_id"), also]).unique()
+        have = pl.concat([cases_with[name], also]).unique()
         failed = (
             failures.filter(pl.col("table_name").is_in([name, _ALSO_FAILS.get(modality, name)]))
             .select("case_id", failure="reason")

@@ -37,7 +37,7 @@ def _listing(ingest: Ingest, spec: SlideVectorSource, file: SourceFile, raw: pl.
             f"features of {spec.encoder.name}. If the source changed, change the contract."
         )
     own = [] if spec.slide_id is None else [canonical[spec.slide_id]]
-    frame = raw.select(list(dict.fromkeys([canonical[spec.case_id.column], *own]))).with_row_index("_source_row")
+    frame = raw[list(dict.fromkeys([canonical[spec.case_id.column], *own]))].with_row_index("_source_row")
     frame = ingest.known(ingest.identify(frame, _renamed(spec, canonical), "slides", file), "slides", file)
     for name in own:
         frame = ingest.with_identifier(frame, name, "slide_id", "slides", file)

@@ -6,10 +6,9 @@ renamed, so a staged contract is complete or absent. Publishing it is publish.py
 
 import hashlib
 import json
-import logging
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -38,14 +37,12 @@ from feature_store.ingest.modalities import modality_matrix
 from feature_store.ingest.mutations import read_mutations
 from feature_store.ingest.omics import read_vectors
 from feature_store.ingest.reports import read_reports
-from feature_store.ingest.slides import read_slides
+from feature_store.ingest.slides import ShardWriter, read_slides
+from feature_store.ingest.staged_tables import StagedTables
 from feature_store.ingest.whole_slides import manifests
-from feature_store.tables import COHORT_TABLES, Table
-from feature_store.transposed import stage_by_feature
+from feature_store.tables import Table
 
-logger = logging.getLogger(__name__)
-
-_READERS, _WRITERS = 2, 2
+_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -150,7 +147,12 @@ def _stage(contract: Contract, landing: Path, home: Home, deidentifier: Deidenti
             partial = folder.parent / f".partial-{uuid.uuid4().hex}"
             partial.mkdir()
             try:
-                _write(_read(contract, landing, home, tombstones, deidentifier), partial, deidentifier)
+                written = StagedTables(contract.name, partial, tombstones, deidentifier)
+                write = deidentifier.write_shards if deidentifier else write_shards
+                ingest = Ingest(contract, landing, tombstones, home.embeddings)
+                _read(ingest, written, home.bags, write)
+                written.close(ingest.files)
+                _write_about(ingest, deidentifier, partial)
                 partial.rename(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -183,62 +185,53 @@ def _is_whole(folder: Path, bags: Path) -> bool:
     return all((bags / shard).is_file() for shard in shards["shard"])
 
 
-def _read(
-    contract: Contract, landing: Path, home: Home, tombstones: Tombstones, deidentifier: Deidentifier | None
-) -> tuple[dict[str, pl.DataFrame], Ingest]:
-    ingest = Ingest(contract, landing, tombstones, home.embeddings)
-    staged = {"cases": read_cases(ingest)}
-    staged["case_aliases"] = read_aliases(ingest)
-    staged["cases"] = staged["cases"].filter(pl.col("case_id").is_in(list(ingest.cases)))  # less those an alias gave away
-    staged["clinical"] = _logged("clinical", read_clinical, ingest)
-    staged["follow_up"] = read_follow_up(ingest)
-    staged["endpoints"] = _logged("endpoints", read_endpoints, ingest)
-    staged["endpoint_notes"] = endpoint_notes(ingest, staged["cases"])
-    staged["samples"] = read_samples(ingest)
-    with ThreadPoolExecutor(_READERS) as pool:  # polars lets other threads run; the first error in this order is told
-        vectors = {
-            t.name: pool.submit(read_vectors, ingest, getattr(contract, t.name), t)
-            for t in (tables.RNA, tables.COPY_NUMBER, tables.PROTEIN)
-        }
-        others = {
-            "mutations": pool.submit(_logged, "mutations", read_mutations, ingest),
-            "reports": pool.submit(_logged, "reports", read_reports, ingest),
-            "folds": pool.submit(read_folds, ingest, staged["cases"], staged["endpoints"], staged["case_aliases"]),
-        }
-        read = {name: future.result() for name, future in vectors.items()}
-        staged |= {name: rows for name, (rows, _, _) in read.items()}
-        staged["gene_panels"] = pl.concat([panels for _, panels, _ in read.values()])
-        staged["feature_mapping"] = pl.concat([names for _, _, names in read.values()])
-        staged |= {name: future.result() for name, future in others.items()}
-    write = deidentifier.write_shards if deidentifier else write_shards
-    staged["slides"], staged["patch_bags"] = read_slides(ingest, home.bags, write)
-    staged["quarantine"] = ingest.quarantine.table()
-    staged["modality_matrix"] = modality_matrix(staged, ingest.quarantine.failures(), ingest.assessed)
-    staged["sources"] = _sources(ingest)
-    return (deidentifier.applied(staged, ingest.files) if deidentifier else staged), ingest
+def _read(ingest: Ingest, written: StagedTables, bags: Path, write: ShardWriter) -> None:
+    """Read all sources into `written`, and the slides' bags into the folder `bags` by `write`."""
+    cases = read_cases(ingest)
+    aliases = read_aliases(ingest)
+    cases = cases.filter(pl.col("case_id").is_in(list(ingest.cases)))  # less those an alias gave away
+    written.add(tables.CASES, cases)
+    written.add(tables.CASE_ALIASES, aliases)
+    written.add(tables.CLINICAL, read_clinical(ingest))
+    written.add(tables.FOLLOW_UP, read_follow_up(ingest))
+    endpoints = read_endpoints(ingest)
+    written.add(tables.ENDPOINTS, endpoints)
+    written.add(tables.ENDPOINT_NOTES, endpoint_notes(ingest, cases))
+    written.add(tables.SAMPLES, read_samples(ingest))
+
+    def vectors(table: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
+        rows, panels, names = read_vectors(ingest, getattr(ingest.contract, table.name), table)
+        written.add(table, rows, panels)
+        return panels, names
+
+    def slides() -> None:
+        rows, patch_bags = read_slides(ingest, bags, write)
+        written.add(tables.SLIDES, rows)
+        written.add(tables.PATCH_BAGS, patch_bags)
+
+    with ThreadPoolExecutor(_THREADS) as pool:  # polars lets other threads run; the first error in this order is told
+        of_vectors = [pool.submit(vectors, table) for table in (tables.RNA, tables.COPY_NUMBER, tables.PROTEIN)]
+        others = [
+            pool.submit(slides),
+            pool.submit(lambda: written.add(tables.MUTATIONS, read_mutations(ingest))),
+            pool.submit(lambda: written.add(tables.REPORTS, read_reports(ingest))),
+            pool.submit(lambda: written.add(tables.FOLDS, read_folds(ingest, cases, endpoints, aliases))),
+        ]
+        try:
+            panels, names = zip(*(future.result() for future in of_vectors), strict=True)
+            for future in others:
+                future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # once one fails, those that have not begun need not
+    written.add(tables.GENE_PANELS, pl.concat(panels))
+    written.add(tables.FEATURE_MAPPING, pl.concat(names))
+    written.add(tables.QUARANTINE, ingest.quarantine.table())
+    failures = ingest.quarantine.failures()
+    written.add(tables.MODALITY_MATRIX, modality_matrix(cases, written.cases_with, failures, ingest.assessed))
+    written.add(tables.SOURCES, _sources(ingest))
 
 
-def _logged(what: str, step: Callable[[Ingest], pl.DataFrame], ingest: Ingest) -> pl.DataFrame:
-    frame = step(ingest)
-    logger.info("%s: %d rows of %s", ingest.contract.name, frame.height, what)
-    return frame
-
-
-def _write(read: tuple[dict[str, pl.DataFrame], Ingest], folder: Path, deidentifier: Deidentifier | None) -> None:
-    staged, ingest = read
-
-    def write(table: Table) -> None:
-        path = folder / f"{table.name}.parquet"
-        if table.derived_from:
-            stage_by_feature(staged[table.derived_from], staged["gene_panels"], table, path)
-            return
-        frame = ingest.tombstones.redacted(table.conform(staged[table.name]))
-        # by cohort first and in small row groups, so that reading one cohort skips the others
-        order = ["cohort", *(name for name in table.key or frame.columns if name != "cohort")]
-        frame.sort(order).write_parquet(path, row_group_size=20_000)
-
-    with ThreadPoolExecutor(_WRITERS) as pool:  # sorting and packing let other threads run
-        list(pool.map(write, COHORT_TABLES))
+def _write_about(ingest: Ingest, deidentifier: Deidentifier | None, folder: Path) -> None:
     about: dict[str, object] = {"contract": ingest.contract.name, "num_normalised": sum(ingest.respelled)}
     about |= {"deidentified": dict(deidentifier.counts)} if deidentifier else {}
     (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")

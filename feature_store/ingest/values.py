@@ -6,13 +6,15 @@ import polars as pl
 
 from feature_store.contract.rules import DAYS_PER, Value
 
-_WHOLE_NUMBER = r"^(-?\d+)\.0+$"
+_WHOLE_NUMBER = r"^-?\d+\.0+$"
 
 
 def present(column: str, missing: tuple[str, ...]) -> pl.Expr:
     """Return the column stripped, numbers in one spelling (`1.0` is `1`), and null where it is one of `missing`."""
-    text = pl.col(column).str.strip_chars().str.replace(_WHOLE_NUMBER, "$1")
-    absent = [re.sub(_WHOLE_NUMBER, r"\1", spelling.strip()) for spelling in missing]
+    found = pl.col(column).str.strip_chars()
+    # asking is several times as fast as replacing
+    text = pl.when(found.str.contains(_WHOLE_NUMBER)).then(found.str.strip_chars_end("0").str.strip_suffix(".")).otherwise(found)
+    absent = [_whole(spelling.strip()) for spelling in missing]
     return pl.when(text.is_in(absent)).then(None).otherwise(text)
 
 
@@ -42,6 +44,10 @@ def number(rule: Value, text: pl.Expr, kind: pl.DataType, unit: str) -> pl.Expr:
     if rule.unit is None:
         return text.cast(kind, strict=False)
     return (text.cast(pl.Float64, strict=False) * (DAYS_PER[rule.unit] / DAYS_PER[unit])).cast(kind, strict=False)
+
+
+def _whole(text: str) -> str:
+    return text.rstrip("0").removesuffix(".") if re.match(_WHOLE_NUMBER, text) else text
 
 
 def _spell(target: str | float) -> str:
