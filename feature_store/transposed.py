@@ -37,7 +37,7 @@ def _tiles(vectors: pl.DataFrame, panels: pl.DataFrame, table: Table) -> Iterato
         for (panel_id,), rows in vectors.sort("case_id").group_by("panel_id", maintain_order=True)
     }
     rows = (
-        panels.filter(pl.col("cohort").is_in(vectors["cohort"].unique()), pl.col("panel_id").is_in(list(of_cases)))
+        panels.filter(pl.col("cohort").is_in(vectors["cohort"].unique().to_list()), pl.col("panel_id").is_in(list(of_cases)))
         .with_columns(feature_lookup=pl.col("feature").str.to_lowercase())
         .sort("feature_lookup", "feature", "panel_id")
     )

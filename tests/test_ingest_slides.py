@@ -1,7 +1,9 @@
 """Slides and their bags: what comes out of a slide's file, and which files are refused."""
 
 import shutil
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import h5py
@@ -13,10 +15,12 @@ from ingesting import changed, of_case, reasons, rejected, slide_of, state
 
 from feature_store.audit import audit
 from feature_store.bag_reader import BagReader
-from feature_store.bag_record import BagRecord
+from feature_store.bag_record import BagRecord, EncoderInfo, SlideBag
 from feature_store.contract import Contract
 from feature_store.contract.slide_sources import SlideVectorSource
-from feature_store.errors import ColumnMissingError
+from feature_store.errors import ColumnMissingError, SourceFormatError
+from feature_store.ingest import stage as stage_module
+from feature_store.ingest.context import Ingest
 from feature_store.ingest.stage import Staged
 from feature_store.synthetic_files import write_table
 
@@ -245,3 +249,27 @@ def test_all_slides_lost_stops_publishing(corrupt: Corrupt, slides: Callable[...
     failed = [check for check in audit(staged, "synthetic") if not check.is_passed]
     assert [check.name for check in failed] == ["few_rows_are_quarantined"]
     assert "'patch_bags': '100.0%'" in failed[0].found
+
+
+def test_an_error_in_a_table_does_not_wait_for_the_slides(
+    read: Callable[..., Staged], clean_landing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, offered = threading.Event(), []
+
+    def slow(_directory: Path, bags: Iterable[SlideBag], _encoder: EncoderInfo, **_more: object) -> list[BagRecord]:
+        for bag in bags:
+            offered.append(bag.slide_id)
+            begun.set()
+            time.sleep(0.05)
+        return []
+
+    def failing(_ingest: Ingest) -> pl.DataFrame:
+        begun.wait(10)
+        raise SourceFormatError("mutations: unreadable")
+
+    monkeypatch.setattr(stage_module, "write_shards", slow)
+    monkeypatch.setattr(stage_module, "read_mutations", failing)
+    with pytest.raises(SourceFormatError, match="unreadable"):
+        read(clean_landing)
+    num_slides = len(list((clean_landing / "slides").iterdir()))
+    assert 1 <= len(offered) < num_slides / 2

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Event
 
 import polars as pl
 
@@ -49,6 +50,8 @@ class Ingest:
     respelled: list[int] = field(default_factory=list)
     # modality -> cases that were assessed, though they may have no row to show for it (sequenced, no variant found)
     assessed: dict[str, set[str]] = field(default_factory=dict)
+    # set once a step failed: the others need not go on
+    is_abandoned: Event = field(default_factory=Event)
     quarantine: Quarantine = field(init=False)
     shared: SharedTables = field(init=False)
 

@@ -5,6 +5,7 @@ shard until a published row names it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Protocol
 
@@ -96,6 +97,8 @@ def _written(ingest: Ingest, bags: Path, listing: Listing, write: ShardWriter) -
 
     def remembered() -> Iterator[SlideBag]:
         for cohort, bag in listing.offered:
+            if ingest.is_abandoned.is_set():
+                raise CancelledError  # nobody hears it: another step failed
             cohorts[bag.slide_id] = cohort
             yield bag
 

@@ -9,11 +9,12 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from filelock import FileLock
@@ -209,7 +210,7 @@ def _read(ingest: Ingest, written: StagedTables, bags: Path, write: ShardWriter)
         written.add(tables.SLIDES, rows)
         written.add(tables.PATCH_BAGS, patch_bags)
 
-    with ThreadPoolExecutor(_THREADS) as pool:  # polars lets other threads run; the first error in this order is told
+    with ThreadPoolExecutor(_THREADS) as pool:  # polars lets other threads run
         of_vectors = [pool.submit(vectors, table) for table in (tables.RNA, tables.COPY_NUMBER, tables.PROTEIN)]
         others = [
             pool.submit(slides),
@@ -217,18 +218,27 @@ def _read(ingest: Ingest, written: StagedTables, bags: Path, write: ShardWriter)
             pool.submit(lambda: written.add(tables.REPORTS, read_reports(ingest))),
             pool.submit(lambda: written.add(tables.FOLDS, read_folds(ingest, cases, endpoints, aliases))),
         ]
-        try:
-            panels, names = zip(*(future.result() for future in of_vectors), strict=True)
-            for future in others:
-                future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # once one fails, those that have not begun need not
+        _wait([*of_vectors, *others], pool, ingest)
+        panels, names = zip(*(future.result() for future in of_vectors), strict=True)
     written.add(tables.GENE_PANELS, pl.concat(panels))
     written.add(tables.FEATURE_MAPPING, pl.concat(names))
     written.add(tables.QUARANTINE, ingest.quarantine.table())
     failures = ingest.quarantine.failures()
     written.add(tables.MODALITY_MATRIX, modality_matrix(cases, written.cases_with, failures, ingest.assessed))
     written.add(tables.SOURCES, _sources(ingest))
+
+
+def _wait(futures: list[Future[Any]], pool: ThreadPoolExecutor, ingest: Ingest) -> None:
+    """Wait for all to be done; at the first that fails the others stop where they are or never begin, and it is raised."""
+    try:
+        wait(futures, return_when=FIRST_EXCEPTION)
+        for future in futures:
+            if future.done():
+                future.result()
+    except BaseException:
+        ingest.is_abandoned.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
 
 
 def _write_about(ingest: Ingest, deidentifier: Deidentifier | None, folder: Path) -> None:
