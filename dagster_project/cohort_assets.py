@@ -8,7 +8,14 @@ from collections.abc import Iterator
 import dagster as dg
 
 from dagster_project.failures import typed_failures
-from dagster_project.metadata import check_results, embedding_metadata, file_metadata, staged_metadata, table_metadata
+from dagster_project.metadata import (
+    check_results,
+    embedding_metadata,
+    file_metadata,
+    report_metadata,
+    staged_metadata,
+    table_metadata,
+)
 from dagster_project.resources import Platform
 from feature_store.tables import COHORT_TABLES
 
@@ -21,6 +28,7 @@ CHECKS = (
     "few_rows_are_quarantined",
     "outcomes_can_be_learned",
 )
+REPORT_EMBEDDINGS_KEY = dg.AssetKey(["store", "report_embeddings"])
 TABLE_KEYS = {table.name: dg.AssetKey(["store", table.name]) for table in COHORT_TABLES}
 
 
@@ -38,11 +46,11 @@ def landing(context: dg.AssetExecutionContext, platform: Platform) -> dg.Materia
 @dg.asset(partitions_def=cohorts, deps=[landing], group_name="ingest", kinds={"pytorch"}, owners=["team:data"])
 def slide_embeddings(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
     """Patch embeddings of the whole slides that the cohort's contract names, if any; one that is embedded is not again."""
-    from mice_model.slide_embedding.run import embed_contract
+    from mice_model.slide_embedding.run import RunConfig, embed_contract, runner_named
 
     with typed_failures():
         contract, folder = platform.landing(context.partition_key)
-        report = embed_contract(contract, folder, platform.home)
+        report = embed_contract(contract, folder, platform.home, RunConfig(runner=runner_named(platform.slide_runner)))
     return dg.MaterializeResult(metadata=embedding_metadata(report))
 
 
@@ -97,3 +105,20 @@ def cohort_tables(context: dg.AssetExecutionContext, platform: Platform) -> Iter
             metadata=table_metadata(table, published),
             data_version=dg.DataVersion(published.content[table.name]),
         )
+
+
+@dg.asset(
+    key=REPORT_EMBEDDINGS_KEY,
+    partitions_def=cohorts,
+    deps=[TABLE_KEYS["reports"]],
+    group_name="store",
+    kinds={"pytorch", "duckdb"},
+    owners=["team:data"],
+)
+def report_embeddings(context: dg.AssetExecutionContext, platform: Platform) -> dg.MaterializeResult:
+    """The cohort's reports by the text model that the study names, if it names one; a report that is embedded is not again."""
+    from mice_model.report_embedding.run import embed_for_study
+
+    with typed_failures():
+        done = embed_for_study(platform.wanted_study.features.report_encoding, platform.home, context.partition_key)
+    return dg.MaterializeResult(metadata=report_metadata(done))

@@ -29,6 +29,7 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
     platform = Platform(
         data_folder=dg.EnvVar("MICE_DATA").get_value("") or "",
         study=dg.EnvVar("MICE_STUDY").get_value("demo") or "demo",
+        slide_runner=dg.EnvVar("MICE_SLIDE_RUNNER").get_value("processes") or "processes",
     )
     return dg.Definitions(
         assets=dg.load_assets_from_modules([cohort_assets, training_assets]),

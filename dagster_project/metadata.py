@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from feature_store.sources import SourceFile
     from feature_store.tables import Table
     from mice_model.evaluation import TrainingCurve
+    from mice_model.report_embedding.run import ReportsEmbedded
     from mice_model.slide_embedding.run import EmbeddingReport
 
 Metadata = dict[str, Any]
@@ -41,6 +42,18 @@ def embedding_metadata(report: "EmbeddingReport") -> Metadata:
         "encoders": ", ".join(f"{made.name} {made.weight_sha256[:12]}" for made in report.encoders) or "none",
         "refused": dg.MetadataValue.md("\n".join(refused[:30]) or "none"),
         "slide": dg.MetadataValue.md(f"![tissue and patches](data:image/jpeg;base64,{shown[0]})" if shown else "none"),
+    }
+
+
+def report_metadata(done: "ReportsEmbedded | None") -> Metadata:
+    """Describe what a text model made of a cohort's reports; None: the study asks for no such model."""
+    if done is None:
+        return {"encoder": "none asked for by the study"}
+    return {
+        "encoder": f"{done.encoder} {done.encoder_sha256[:12]}",
+        "embedded_now": done.num_new,
+        "windows": done.num_windows,
+        "words_about_the_outcome": str(done.outcome_words),
     }
 
 

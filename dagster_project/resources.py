@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from feature_store.home import Home
     from feature_store.ingest.stage import Staged
     from mice_model.service import Plan
+    from mice_model.study import Study
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -21,7 +22,8 @@ class Platform(dg.ConfigurableResource):
     """The installation's home, the landing folder for cohorts from outside, the contracts and studies, the study to run.
 
     Home folder and catalog are those that the environment names, where they are not given. `accepts_drift`: cohorts that lack
-    what they had when they were last published (genes, cases, a variable) are published all the same.
+    what they had when they were last published (genes, cases, a variable) are published all the same. `slide_runner`: what
+    embedding whole slides is shared out by, `processes` or `ray`.
     """
 
     home_folder: str = ""
@@ -31,6 +33,7 @@ class Platform(dg.ConfigurableResource):
     studies_folder: str = str(REPOSITORY / "studies")
     study: str = "demo"
     num_workers: int = 0
+    slide_runner: str = "processes"
     accepts_drift: bool = False
 
     @property
@@ -76,9 +79,15 @@ class Platform(dg.ConfigurableResource):
         return own if own.is_file() else Path(self.studies_folder) / own.name
 
     @property
+    def wanted_study(self) -> "Study":
+        """Return the study. Raises StudyError where it cannot be read."""
+        from mice_model.study import load_study
+
+        return load_study(self.study_file)
+
+    @property
     def plan(self) -> "Plan":
         """Return the model version that the study asks for on the newest snapshot."""
         from mice_model.service import plan_training
-        from mice_model.study import load_study
 
-        return plan_training(load_study(self.study_file), self.home, self.contracts, self.num_workers)
+        return plan_training(self.wanted_study, self.home, self.contracts, self.num_workers)

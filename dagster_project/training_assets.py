@@ -2,13 +2,13 @@
 
 import dagster as dg
 
-from dagster_project.cohort_assets import TABLE_KEYS
+from dagster_project.cohort_assets import REPORT_EMBEDDINGS_KEY, TABLE_KEYS
 from dagster_project.failures import typed_failures
 from dagster_project.metadata import Metadata, curve_metadata, evaluation_metadata
 from dagster_project.resources import Platform
 
 
-@dg.asset(deps=list(TABLE_KEYS.values()), group_name="training", kinds={"duckdb"}, owners=["team:model"])
+@dg.asset(deps=[*TABLE_KEYS.values(), REPORT_EMBEDDINGS_KEY], group_name="training", kinds={"duckdb"}, owners=["team:model"])
 def training_snapshot(platform: Platform) -> dg.MaterializeResult:
     """The snapshot the study trains on, and the content hash of what it trains on."""
     from mice_model.service import count_training_cases

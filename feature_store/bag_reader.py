@@ -168,10 +168,16 @@ class BagReader:
             return shard
 
 
+def even_rows(num_patches: int, count: int) -> npt.NDArray[np.int64]:
+    """Return the rows, ascending, that `pack` takes of a bag without `rng`: all where it has no more than `count`."""
+    taken = min(count, num_patches)
+    return np.arange(taken, dtype=np.int64) * num_patches // taken
+
+
 def _subset(num_patches: int, count: int, rng: np.random.Generator | None) -> npt.NDArray[np.int64]:
     """Return `count` different indices below `num_patches`: drawn from `rng`, or evenly spaced and ascending."""
     if rng is None:
-        return np.arange(count, dtype=np.int64) * num_patches // count
+        return even_rows(num_patches, count)
     return rng.choice(num_patches, size=count, replace=False, shuffle=False)
 
 

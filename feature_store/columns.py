@@ -174,6 +174,20 @@ REPORT_ID = key("report_id", "Report document identifier.")
 TEXT = Column("text", "VARCHAR", "Report text as extracted (OCR), untouched.", is_required=True)
 NUM_CHARACTERS = Column("num_characters", "INTEGER", "Length of the text.", unit="characters", is_required=True)
 
+TEXT_ENCODER = key("encoder", "Text encoder that made the embedding.")
+POOLING = Column(
+    "pooling", "VARCHAR", "What stands for a text: the mean over its tokens, or over its windows' class tokens.",
+    role="key", allowed=("mean", "cls"), is_required=True,
+)  # fmt: skip
+OUTCOME_WORDS = Column(
+    "outcome_words", "VARCHAR", "What was done with words about the outcome before encoding: left out, or only counted.",
+    role="key", allowed=("mask", "flag"), is_required=True,
+)  # fmt: skip
+NUM_OUTCOME_WORDS = Column("num_outcome_words", "INTEGER", "Places in the text that speak of the outcome.", role="provenance")
+TEXT_SHA256 = provenance("text_sha256", "SHA-256 of the report's text in the store, which the embedding is of.")
+NUM_WINDOWS = Column("num_windows", "INTEGER", "Windows that the text was cut into.", is_required=True, minimum=1.0)
+EMBEDDING = Column("embedding", "FLOAT[]", "The text's vector.", is_required=True)
+
 SLIDE_ID = key("slide_id", "Slide identifier.")
 MPP = Column("mpp", "DOUBLE", "Microns per pixel at level 0.", unit="µm/px", minimum=0.0)
 MAGNIFICATION = Column("magnification", "DOUBLE", "Objective power of the scan.", minimum=0.0)

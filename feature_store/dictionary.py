@@ -6,7 +6,7 @@ What belongs here: the page. What a column is, is declared in columns.py; a test
 import sys
 
 from feature_store.columns import Column
-from feature_store.tables import ALL_TABLES, COHORT_TABLES, MODEL_TABLES, Table
+from feature_store.tables import ALL_TABLES, COHORT_TABLES, DERIVED_TABLES, MODEL_TABLES, Table
 
 _ROLES = {
     "key": "identifies, groups or selects rows",
@@ -17,8 +17,13 @@ _ROLES = {
 }
 _PARTS = (
     ("Tables of a cohort", "Replaced as a whole when a cohort is published (`cohort` is the scope).", COHORT_TABLES),
+    (
+        "Derived tables",
+        "What encoders make of a cohort's published rows; a row whose source changed goes with it.",
+        DERIVED_TABLES,
+    ),
     ("Tables of a model", "Replaced as a whole when a model version's predictions are published.", MODEL_TABLES),
-    ("Bookkeeping", "", tuple(table for table in ALL_TABLES if table not in (*COHORT_TABLES, *MODEL_TABLES))),
+    ("Bookkeeping", "", tuple(table for table in ALL_TABLES if table not in (*COHORT_TABLES, *DERIVED_TABLES, *MODEL_TABLES))),
 )
 
 

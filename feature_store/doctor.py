@@ -15,7 +15,7 @@ from pathlib import Path
 import duckdb
 
 from feature_store.diagnosis import Diagnosis, State, first_line, some
-from feature_store.doctor_store import diagnose_dagster, diagnose_store
+from feature_store.doctor_store import diagnose_dagster, diagnose_embeddings, diagnose_store
 from feature_store.errors import MiceError
 from feature_store.home import Home
 from feature_store.lake import Lake
@@ -39,6 +39,7 @@ def diagnose(home: Home, data: Path | None, constraints: Path = CONSTRAINTS) -> 
     yield _landing(data)
     yield from diagnose_dagster(home)
     yield from diagnose_store(home)
+    yield from diagnose_embeddings(home)
 
 
 def _python() -> Diagnosis:

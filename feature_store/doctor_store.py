@@ -8,7 +8,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 from feature_store.diagnosis import Diagnosis, first_line, some
-from feature_store.errors import CatalogError
+from feature_store.erase.slide_marks import unmarked
+from feature_store.errors import CatalogError, ErasureError
 from feature_store.home import Home
 from feature_store.lake import Lake
 from feature_store.verify import has_data, verify
@@ -35,6 +36,21 @@ def diagnose_dagster(home: Home) -> Iterator[Diagnosis]:
         yield Diagnosis("dagster", "pass", f"{config}, telemetry off")
     else:
         yield Diagnosis("dagster", "warn", f"{config}: telemetry on", "Write `telemetry: {enabled: false}` there")
+
+
+def diagnose_embeddings(home: Home) -> Iterator[Diagnosis]:
+    """Look whether erasure could find the embeddings of every case; a home without embeddings has nothing to say."""
+    try:
+        num_unmarked, num = unmarked(home)
+    except ErasureError as error:
+        yield Diagnosis("embeddings", "fail", first_line(error), "Restore the key from a backup")
+        return
+    if num_unmarked:
+        found = f"nobody can tell whose {num_unmarked} of {num} embedded slides are: erasure finds published ones only"
+        remedy = f"Embed their contracts again, which marks what is embedded; if some are left, delete {home.embeddings}"
+        yield Diagnosis("embeddings", "warn", found, remedy)
+    elif num:
+        yield Diagnosis("embeddings", "pass", f"{num} slides, all marked for erasure")
 
 
 def diagnose_store(home: Home) -> Iterator[Diagnosis]:

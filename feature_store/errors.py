@@ -101,12 +101,28 @@ class EncoderError(MiceError):
     """A patch encoder cannot be loaded, or is not the one that was declared or that made the embeddings already there."""
 
 
+class RunnerError(MiceError):
+    """What a run is to be shared out by cannot be had."""
+
+
 class LeakageError(MiceError):
     """A build would let held-out or post-baseline information into training."""
 
 
 class StudyError(MiceError):
     """A study file is malformed or asks for what the snapshot does not hold."""
+
+
+class ModelMissingError(MiceError):
+    """There are no trained networks of a study, or not those that a case needs."""
+
+
+class CaseUnusableError(MiceError):
+    """A case of the store cannot be scored by a study: it is not in the study's data, or has nothing that the study looks at."""
+
+
+class PagePlaceError(MiceError):
+    """A page about a case was to be written to where an erasure would not find it, or after the case was erased."""
 
 
 class QueryError(MiceError):

@@ -79,6 +79,11 @@ class Home:
         return self.root / "reports"
 
     @property
+    def explanations(self) -> Path:
+        """Pages about single cases, in a folder per model version (explanation_pages.py)."""
+        return self.reports / "explanations"
+
+    @property
     def cohorts(self) -> Path:
         """Contracts that this installation has beside the shipped ones (added_cohorts.py)."""
         return self.root / "cohorts"

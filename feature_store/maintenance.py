@@ -17,7 +17,7 @@ from feature_store.home import Home
 from feature_store.lake import Lake
 from feature_store.lake_maintenance import compact, expire, remove_unused
 from feature_store.leftovers import leftovers
-from feature_store.publish import COHORT_MESSAGE
+from feature_store.publish import DATA_MESSAGES
 from feature_store.snapshots import pinned_by
 from feature_store.vector_cache import collect_cache
 
@@ -87,7 +87,7 @@ def _older(lake: Lake, keep_days: float) -> list[int]:
     before = (datetime.now(UTC) - timedelta(days=keep_days)).strftime("%Y-%m-%dT%H:%M:%SZ")
     snapshots = [snapshot for snapshot in lake.snapshots() if snapshot.snapshot_id > 0]
     kept = {snapshots[-1].snapshot_id, *pinned_by(lake.home)}
-    kept |= set([s.snapshot_id for s in snapshots if s.message.startswith(COHORT_MESSAGE)][-1:])
+    kept |= set([s.snapshot_id for s in snapshots if s.message.startswith(DATA_MESSAGES)][-1:])
     return [s.snapshot_id for s in snapshots if s.snapshot_id not in kept and s.committed_at <= before]
 
 

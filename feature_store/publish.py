@@ -20,9 +20,11 @@ from feature_store.erase.tombstones import Tombstones, read_tombstones
 from feature_store.errors import AuditError, ErasureError
 from feature_store.ingest.stage import Staged
 from feature_store.lake import Lake
-from feature_store.tables import COHORT_TABLES, PUBLICATIONS, QUARANTINE, Table
+from feature_store.report_embeddings import still_of, with_new_ones
+from feature_store.tables import COHORT_TABLES, PUBLICATIONS, QUARANTINE, REPORT_EMBEDDINGS, REPORTS, Table
 
-COHORT_MESSAGE = "publish cohort"
+COHORT_MESSAGE, REPORTS_MESSAGE = "publish cohort", "embed reports of cohort"
+DATA_MESSAGES = (COHORT_MESSAGE, REPORTS_MESSAGE)  # of snapshots that bring something to train on
 _ROW_GROUP_BYTES = 1 << 19  # measured: less costs more in footers than it saves of values (benchmarks/store.py)
 
 
@@ -51,6 +53,8 @@ class Published:
 def publish_cohort(lake: Lake, staged: Staged, cohort: str, *, accepts_drift: bool = False) -> Published:
     """Publish one staged cohort: all its tables, and its contract's unassigned rejections, in one transaction.
 
+    Embeddings of reports that are gone or changed go with them.
+
     Raises AuditError, and publishes nothing, if a check fails (the sources may have changed since they were last audited), or
     if the cohort lacks what it had when it was last published and the caller does not accept that.
     """
@@ -65,7 +69,15 @@ def publish_cohort(lake: Lake, staged: Staged, cohort: str, *, accepts_drift: bo
         )
     writes = [Write(table, cohort, staged.table(table.name, [cohort])) for table in COHORT_TABLES]
     writes.append(Write(QUARANTINE, staged.unassigned, staged.table(QUARANTINE.name, [staged.unassigned])))
+    embedded = still_of(lake, cohort, staged.table(REPORTS.name, [cohort]))
+    writes += [] if embedded is None else [Write(REPORT_EMBEDDINGS, cohort, embedded)]
     return publish(lake, writes, f"{COHORT_MESSAGE} {cohort}", staged.code_version)
+
+
+def publish_report_embeddings(lake: Lake, cohort: str, rows: pl.DataFrame) -> Published:
+    """Publish rows of report_embeddings beside those of other kinds, and of other reports, that the cohort has."""
+    write = Write(REPORT_EMBEDDINGS, cohort, with_new_ones(lake, cohort, rows))
+    return publish(lake, [write], f"{REPORTS_MESSAGE} {cohort}")
 
 
 def publish(lake: Lake, writes: Sequence[Write], message: str, code_version: str | None = None) -> Published:

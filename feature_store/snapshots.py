@@ -15,14 +15,15 @@ from feature_store.errors import SnapshotMissingError
 from feature_store.home import Home
 from feature_store.lake import Lake, at
 from feature_store.pins import list_pins
-from feature_store.publish import COHORT_MESSAGE
-from feature_store.tables import COHORT_TABLES, MODEL_TABLES, PUBLICATIONS, Table
+from feature_store.publish import COHORT_MESSAGE, REPORTS_MESSAGE
+from feature_store.tables import COHORT_TABLES, DERIVED_TABLES, MODEL_TABLES, PUBLICATIONS, Table
 
 logger = logging.getLogger(__name__)
 
 # What a writer's commit message says of its subject (publish.py and the training service write these).
 _SUBJECTS = (
     ("cohort", re.compile(rf"{COHORT_MESSAGE} (.+)")),
+    ("reports", re.compile(rf"{REPORTS_MESSAGE} (.+)")),
     ("model", re.compile(r"publish predictions of (.+)")),
 )
 # Tables without case_id are compared by their key; quarantine has none and names the case as found.
@@ -31,7 +32,7 @@ _ENTITIES = {"quarantine": ("table_name", "case_id_found")}
 
 @dataclass(frozen=True)
 class SnapshotInfo:
-    """One commit: `kind` (cohort, model or other) and `subject` say what it published.
+    """One commit: `kind` (cohort, reports, model or other) and `subject` say what it published.
 
     `pinned_by` names its pins (`pin <name>`), the model versions that were trained on it, or whose published rows name it.
     """
@@ -114,7 +115,7 @@ def diff_snapshots(home: Home, before: int, after: int) -> SnapshotDiff:
     listed = [{f"{table}.{name} {kind}" for table, found in side.items() for name, kind in found.items()} for side in (old, new)]
     scopes: list[ScopeDiff] = []
     with lake.reader(max(before, after)) as connection:
-        for table in (*COHORT_TABLES, *MODEL_TABLES):
+        for table in (*COHORT_TABLES, *DERIVED_TABLES, *MODEL_TABLES):
             sides = old.get(table.name, {}), new.get(table.name, {})
             if any(sides) and not table.derived_from:  # one changed case would change every row of those
                 scopes += _diff_table(connection, table, (before, after), sides)

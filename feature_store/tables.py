@@ -200,6 +200,24 @@ SOURCES = Table(
     ("cohort", "path"),
     (c.COHORT, c.CONTRACT, c.PATH, c.SOURCE, c.NUM_BYTES),
 )
+REPORT_EMBEDDINGS = Table(
+    "report_embeddings",
+    "report document, text encoder, pooling and treatment of outcome words",
+    ("report_id", "encoder", "pooling", "outcome_words"),
+    (
+        c.REPORT_ID,
+        *_ID,
+        c.TEXT_ENCODER,
+        c.POOLING,
+        c.OUTCOME_WORDS,
+        c.ENCODER_SHA256,
+        c.TEXT_SHA256,
+        c.NUM_OUTCOME_WORDS,
+        c.NUM_WINDOWS,
+        c.EMBEDDING,
+    ),
+    row_group_rows=64,
+)
 PUBLICATIONS = Table(
     "publications",
     "scope and table: what was last written",
@@ -288,6 +306,7 @@ COHORT_TABLES = (
     QUARANTINE,
     SOURCES,
 )
+DERIVED_TABLES = (REPORT_EMBEDDINGS,)
 MODEL_TABLES = (PREDICTIONS, EVALUATIONS)
-ALL_TABLES = (*COHORT_TABLES, *MODEL_TABLES, PUBLICATIONS, PINS, TOMBSTONES)
+ALL_TABLES = (*COHORT_TABLES, *DERIVED_TABLES, *MODEL_TABLES, PUBLICATIONS, PINS, TOMBSTONES)
 BY_NAME = {table.name: table for table in ALL_TABLES}

@@ -19,8 +19,10 @@ from feature_store.errors import SnapshotMissingError, StudyError
 from feature_store.home import Home
 from feature_store.lake import Lake
 from feature_store.leakage import refuse_late_columns, refuse_people_twice, refuse_repeated, refuse_slides_twice
-from feature_store.publish import COHORT_MESSAGE
-from feature_store.tables import CASE_ALIASES
+from feature_store.publish import DATA_MESSAGES
+from feature_store.report_embeddings import embeddings_of_cases
+from feature_store.report_encoding import ReportEncoding
+from feature_store.tables import CASE_ALIASES, REPORT_EMBEDDINGS
 from feature_store.vectors import open_vectors
 
 # The tables whose contents make a training set what it is.
@@ -57,7 +59,8 @@ class TrainingSet:
 
     `cases`: case_id, cohort, cancer_type, site, fold (null where the split has no place for the case).
     `duration_days` (n,) > 0, `event_observed` (n,). `clinical`: baseline columns, row-aligned with `cases`.
-    `reports`: the case's texts joined, or None. `bags`: the case's bags, slides in order of their ids.
+    `reports`: the case's texts joined, or None. `report_embeddings`: the mean over a case's reports, of width 0 unless asked for.
+    `bags`: the case's bags, slides in order of their ids.
     `missing_modalities`: which of these the modality matrix does not call present, comma-separated, '' if none.
     """
 
@@ -73,6 +76,7 @@ class TrainingSet:
     copy_number: Vectors
     mutations: Mutations
     reports: tuple[str | None, ...]
+    report_embeddings: Vectors
     bags: tuple[tuple[BagRecord, ...], ...]
     missing_modalities: tuple[str, ...]
 
@@ -82,27 +86,42 @@ class TrainingSet:
 
 
 def latest_snapshot(lake: Lake) -> int:
-    """Return the id of the newest snapshot that published a cohort: the newest data to train on."""
-    published = [s.snapshot_id for s in lake.snapshots() if s.message.startswith(COHORT_MESSAGE)]
+    """Return the id of the newest snapshot that published a cohort, or embedded its reports: the newest data to train on."""
+    published = [s.snapshot_id for s in lake.snapshots() if s.message.startswith(DATA_MESSAGES)]
     if not published:
         raise SnapshotMissingError("feature store: no cohort was ever published, expected one. Materialize a cohort first.")
     return max(published)
 
 
-def training_set_id(lake: Lake, snapshot_id: int, cohorts: Sequence[str], endpoint: str, split: str) -> str:
+def training_set_id(
+    lake: Lake,
+    snapshot_id: int,
+    cohorts: Sequence[str],
+    endpoint: str,
+    split: str,
+    report_encoding: ReportEncoding | None = None,
+) -> str:
     """Return the content hash of the rows, endpoint and split: equal ids mean equal training sets.
 
-    Aliases count where there are any: they make no array, but decide whether a training set may be built.
+    Aliases count where there are any: they make no array, but decide whether a training set may be built. Report embeddings
+    count for those who ask for a kind of them.
     """
     with lake.reader(snapshot_id) as connection:
-        return _content_id(connection, cohorts, endpoint, split)
+        return _content_id(connection, cohorts, endpoint, split, report_encoding)
 
 
-def _content_id(connection: duckdb.DuckDBPyConnection, cohorts: Sequence[str], endpoint: str, split: str) -> str:
+def _content_id(
+    connection: duckdb.DuckDBPyConnection,
+    cohorts: Sequence[str],
+    endpoint: str,
+    split: str,
+    report_encoding: ReportEncoding | None,
+) -> str:
+    tables = [*_FEATURE_TABLES, *([] if report_encoding is None else [REPORT_EMBEDDINGS.name])]
     rows = connection.execute(
         "SELECT scope, table_name, content_sha256 FROM publications "
         "WHERE list_contains(?, scope) AND (list_contains(?, table_name) OR (table_name = ? AND num_rows > 0)) ORDER BY ALL",
-        [list(cohorts), list(_FEATURE_TABLES), CASE_ALIASES.name],
+        [list(cohorts), tables, CASE_ALIASES.name],
     ).fetchall()
     return hashlib.sha256(repr((rows, endpoint, split)).encode()).hexdigest()[:32]
 
@@ -115,12 +134,14 @@ def read_training_set(
     split: str,
     clinical_features: Sequence[str] = CLINICAL_FEATURES,
     slide_encoder: str | None = None,
+    report_encoding: ReportEncoding | None = None,
 ) -> TrainingSet:
     """Read a training set from one snapshot.
 
     Raises LeakageError for a clinical feature that is not a baseline column, for a case in two of the cohorts, a person with two
     cases (by their aliases) and a slide of two cases; SnapshotMissingError if no case has the endpoint, StudyError if the split
-    has a place for no case, or if several encoders made the bags and `slide_encoder` names none.
+    has a place for no case, if several encoders made the bags and `slide_encoder` names none, or if a report has no embedding of
+    the kind `report_encoding`.
     """
     refuse_late_columns(clinical_features)
     with lake.reader(snapshot_id) as connection:
@@ -150,7 +171,7 @@ def read_training_set(
         columns = ", ".join(["row", *(f'"{name}"' for name in clinical_features)])
         clinical = _frame(connection, f"SELECT {columns} FROM chosen LEFT JOIN clinical USING (cohort, case_id) ORDER BY row")
         return TrainingSet(
-            training_set_id=_content_id(connection, cohorts, endpoint, split),
+            training_set_id=_content_id(connection, cohorts, endpoint, split, report_encoding),
             snapshot_id=snapshot_id,
             endpoint=endpoint,
             split=split,
@@ -162,6 +183,7 @@ def read_training_set(
             copy_number=_vectors(lake.home, connection, cases, "copy_number"),
             mutations=_mutations(connection, cases.height),
             reports=_reports(connection),
+            report_embeddings=_report_embeddings(connection, cases.height, report_encoding),
             bags=_bags(connection, cases.height, slide_encoder),
             missing_modalities=_missing_modalities(connection),
         )
@@ -203,6 +225,18 @@ def _reports(connection: duckdb.DuckDBPyConnection) -> tuple[str | None, ...]:
         "GROUP BY row ORDER BY row",
     )
     return tuple(texts["text"])
+
+
+def _report_embeddings(connection: duckdb.DuckDBPyConnection, num_cases: int, encoding: ReportEncoding | None) -> Vectors:
+    rows = None if encoding is None else embeddings_of_cases(connection, encoding)
+    if rows is None or rows.is_empty():
+        return Vectors((), np.empty((num_cases, 0), np.float32), np.zeros(num_cases, bool))
+    width = int(rows["embedding"].list.len()[0])
+    of_reports = rows["embedding"].list.to_array(width).to_numpy()
+    row, num_reports = rows["row"].to_numpy(), np.bincount(rows["row"].to_numpy(), minlength=num_cases)
+    values = np.zeros((num_cases, width), np.float32)
+    np.add.at(values, row, of_reports / num_reports[row][:, None])
+    return Vectors(tuple(map(str, range(width))), values, num_reports > 0)
 
 
 def _bags(connection: duckdb.DuckDBPyConnection, num_cases: int, encoder: str | None) -> tuple[tuple[BagRecord, ...], ...]:

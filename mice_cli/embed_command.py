@@ -24,13 +24,14 @@ def embed(
     workers: Annotated[int, typer.Option(min=0, help="Slides at a time (default: the GPUs, else the cores).")] = 0,
     decoders: Annotated[int, typer.Option(min=-1, help="Decoding processes for each (default: what cores allow).")] = -1,
     shard: Annotated[str, typer.Option(help="Of several machines: 1/4 takes every fourth slide, 2/4 the next ones.")] = "1/1",
+    runner: Annotated[str, typer.Option(help="What shares slides out: processes, or ray (docs/slides.md).")] = "processes",
     *,
     hub: Annotated[bool, typer.Option("--hub", help="Fetch a Hugging Face model that is not in <home>/encoders.")] = False,
 ) -> None:
     """Embed the whole slides of a contract that are not embedded yet; exit with 1, naming each, if any is refused."""
     from feature_store.landing import landing_folder
     from feature_store.progress import log_to_stderr
-    from mice_model.slide_embedding.run import RunConfig, embed_contract
+    from mice_model.slide_embedding.run import RunConfig, embed_contract, runner_named
 
     log_to_stderr()
     number, _, of = shard.partition("/")
@@ -42,7 +43,7 @@ def embed(
         found = _contract(contract, home)
         data = os.environ.get("MICE_DATA")
         folder = landing.resolve() if landing else landing_folder(found, place, Path(data) if data else None)
-        config = RunConfig(workers, decoders, (int(number) - 1, int(of)), hub)
+        config = RunConfig(workers, decoders, (int(number) - 1, int(of)), hub, runner_named(runner))
         report = embed_contract(found, folder, place, config)
     _show(report)
 

@@ -68,13 +68,17 @@ def _plan_lines(home: "Home", plan: "Plan") -> list[str]:
         f"other rows in which it is redacted: {mentions}",
         f"bags: {plan.num_bags} in {len(plan.shards)} shards, which are written again without them",
         f"cached files, all removed: {plan.num_cached}",
+        f"files made of its slides (embeddings, pictures, marks), removed: {len(plan.embedded)}",
     ]
     kinds = {
         "staged cohorts, removed": [str(path.relative_to(home.root)) for path in plan.staged],
+        "pages that explain its predictions, removed": [str(path.relative_to(home.root)) for path in plan.explained],
         "other files, redacted": [str(path.relative_to(home.root)) for path in plan.others],
         "models that saw it or may have, to be trained again": list(plan.models),
         "sources that still name it, outside the store and not touched": list(plan.sources),
     }
+    if plan.num_unmarked:
+        lines.append(f"embedded slides that nobody can tell whose they are: {plan.num_unmarked} (see mice doctor)")
     for kind, names in kinds.items():
         lines.append(f"{kind}: {len(names) or 'none'}")
         lines += [f"  {name}" for name in names[:_NAMED]]
@@ -91,6 +95,9 @@ def _plan_figures(home: "Home", plan: "Plan") -> dict[str, object]:
         "shards": [shard.path.name for shard in plan.shards],
         "staged": [str(path.relative_to(home.root)) for path in plan.staged],
         "cached": plan.num_cached,
+        "embedded": len(plan.embedded),
+        "unmarked": plan.num_unmarked,
+        "explained": [str(path.relative_to(home.root)) for path in plan.explained],
         "others": [str(path.relative_to(home.root)) for path in plan.others],
         "models": list(plan.models),
         "sources": list(plan.sources),

@@ -9,7 +9,9 @@ import typer
 from mice_cli.cohort_command import cohort
 from mice_cli.doctor_command import doctor
 from mice_cli.embed_command import embed
+from mice_cli.embed_reports_command import embed_reports
 from mice_cli.erase_command import erase
+from mice_cli.explain_command import explain
 from mice_cli.gdc_command import gdc
 from mice_cli.lineage_command import lineage
 from mice_cli.maintain_command import maintain, pin, unpin
@@ -21,8 +23,8 @@ if TYPE_CHECKING:
     from dagster_project.resources import Platform
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-for command in (sql, snapshots, pin, unpin, diff, lineage, verify, doctor, maintain, erase, embed):
-    app.command(command.__name__)(command)
+for command in (sql, snapshots, pin, unpin, diff, lineage, verify, doctor, maintain, erase, embed, embed_reports, explain):
+    app.command(command.__name__.replace("_", "-"))(command)
 app.add_typer(cohort, name="cohort")
 app.add_typer(gdc, name="gdc")
 
@@ -54,10 +56,9 @@ def run(
 def _run_study(platform: "Platform") -> None:
     from dagster_project.launch import materialize_cohorts, open_instance, train
     from mice_cli.results import result_line, result_table
-    from mice_model.study import load_study
 
-    wanted = load_study(platform.study_file)
-    names = [name for name, contract in platform.contracts.items() if contract.name in wanted.contracts]
+    wanted = platform.wanted_study.contracts
+    names = [name for name, contract in platform.contracts.items() if contract.name in wanted]
     with open_instance(platform.home.dagster) as instance:
         materialize_cohorts(platform, instance, names)
         train(platform, instance)

@@ -21,8 +21,9 @@ from feature_store.training_set import TrainingSet, latest_snapshot, read_traini
 from mice_model.batch import Batch
 from mice_model.evaluation import Coverage
 from mice_model.preprocessing import Encoded, FeaturePipeline
-from mice_model.study import Study
-from mice_model.text import ENCODER_NAME, TermCounts
+from mice_model.report_cleaning import PreparedReports, prepared
+from mice_model.study import TFIDF, Study
+from mice_model.text import TermCounts
 
 IntArray = NDArray[np.int64]
 
@@ -36,6 +37,7 @@ class StudyData:
 
     study: Study
     training_set: TrainingSet
+    reports: PreparedReports
     counted: TermCounts
     reader: BagReader
     cancer_types: tuple[str, ...]
@@ -74,16 +76,31 @@ class StudyData:
     @property
     def encoders(self) -> dict[str, str]:
         """What made the inputs that are not taken as they are, by modality: the encoder of the reports, of the bags."""
-        encoders = {"report": ENCODER_NAME}
+        features = self.study.features
+        encoders = {"report": features.report_encoder}
+        if features.report_encoder != TFIDF:
+            encoders["report"] += f" ({features.report_pooling})"
         slides = sorted({bag.encoder for bags in self.training_set.bags for bag in bags})
-        if slides and "slide" in self.study.features.modalities:
+        if slides and "slide" in features.modalities:
             encoders["slide"] = slides[0]
         return encoders
+
+    @property
+    def has_report(self) -> NDArray[np.bool_]:
+        """Which cases have a report with something in it, (n,)."""
+        is_counted = self.study.features.report_encoder == TFIDF
+        return self.counted.is_present if is_counted else self.training_set.report_embeddings.is_present
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of results has to know of the data."""
+        what = "left out before encoding" if self.reports.policy == "mask" else "left in the texts"
+        return (f"words about the outcome in reports: {self.reports.outcome_words}; {what}.",)
 
     def counts(self) -> dict[str, int]:
         """Count cases, those with RNA, mutations, copy number and report, those with a slide, and events."""
         data = self.training_set
-        complete = data.rna.is_present & data.mutations.is_present & data.copy_number.is_present & self.counted.is_present
+        complete = data.rna.is_present & data.mutations.is_present & data.copy_number.is_present & self.has_report
         return {
             "cases": len(data),
             "events": int(data.event_observed.sum()),
@@ -98,7 +115,7 @@ class StudyData:
             "rna": data.rna.is_present,
             "copy_number": data.copy_number.is_present,
             "mutations": data.mutations.is_present,
-            "report": self.counted.is_present,
+            "report": self.has_report,
             "slide": np.array([bool(bags) for bags in data.bags]),
         }
         for index, name in enumerate(self.cancer_types):
@@ -112,18 +129,27 @@ def newest_training_set(study: Study, home: Home, cohorts: Sequence[str]) -> tup
     """Return the newest snapshot that published a cohort, and the content hash of the study's training set in it."""
     lake = Lake(home)
     snapshot_id = latest_snapshot(lake)
-    return snapshot_id, training_set_id(lake, snapshot_id, cohorts, study.endpoint, study.split)
+    return snapshot_id, training_set_id(lake, snapshot_id, cohorts, study.endpoint, study.split, study.features.report_encoding)
 
 
 @contextmanager
 def open_study(study: Study, home: Home, snapshot_id: int, cohorts: Sequence[str]) -> Iterator[StudyData]:
     """Read the study's training set from a snapshot and yield it with an open bag reader."""
+    features = study.features
     training_set = read_training_set(
-        Lake(home), snapshot_id, cohorts, study.endpoint, study.split, slide_encoder=study.features.slide_encoder
+        Lake(home),
+        snapshot_id,
+        cohorts,
+        study.endpoint,
+        study.split,
+        slide_encoder=features.slide_encoder,
+        report_encoding=features.report_encoding,
     )
+    reports = prepared(training_set.reports, training_set.cases["case_id"].to_list(), features.report_outcome_words)
+    counted = TermCounts.of(reports.texts if features.report_encoder == TFIDF else [None] * len(training_set))
     found = sorted(set(training_set.cases["cancer_type"]) - set(study.leave_out_cancer_types))
     with BagReader(home.bags) as reader:
-        yield StudyData(study, training_set, TermCounts.of(training_set.reports), reader, tuple(found))
+        yield StudyData(study, training_set, reports, counted, reader, tuple(found))
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,13 @@ class MutationPart:
         return self.scaler.apply(_is_mutated(mutations, self.genes))
 
 
+def _reports(text: TextEncoder | None, data: TrainingSet, counted: TermCounts) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Return (n, k) and which cases have one: the fitted encoder's projections, or else the embeddings that the store has."""
+    if text is not None:
+        return text.encode(counted), counted.is_present
+    return data.report_embeddings.values, data.report_embeddings.is_present
+
+
 def _is_mutated(mutations: Mutations, genes: tuple[str, ...]) -> FloatArray:
     """Return (n, genes + 1): 0 or 1 by gene, then the log count of variants; nan where the case was not sequenced."""
     ours, theirs = shared_positions(genes, mutations.genes)
@@ -115,7 +122,7 @@ class FeaturePipeline:
     rna: VectorPart | None
     copy_number: VectorPart | None
     mutations: MutationPart | None
-    text: TextEncoder | None
+    text: TextEncoder | None  # None too where reports come embedded
     text_scaler: Scaler | None
     clinical: ClinicalDesign | None
     patches: Scaler | None
@@ -132,13 +139,14 @@ class FeaturePipeline:
     ) -> "FeaturePipeline":
         """Fit on `rows` (training cases); `patches` (m, d) is a sample of patches of training cases, empty if there are none."""
         text = TextEncoder.fit(counted, rows, config.report_terms, config.report_min_documents, config.report_components, seed)
-        with_report = rows[counted.is_present[rows]]
+        reports, has_report = _reports(text, data, counted)
+        with_report = rows[has_report[rows]]
         return cls(
             rna=VectorPart.fit(data.rna, rows, config),
             copy_number=VectorPart.fit(data.copy_number, rows, config),
             mutations=MutationPart.fit(data.mutations, rows, config),
             text=text,
-            text_scaler=None if text is None else Scaler.fit(text.encode(counted)[with_report], config.clip),
+            text_scaler=Scaler.fit(reports[with_report], config.clip) if reports.shape[1] and len(with_report) else None,
             clinical=ClinicalDesign.fit(data.clinical[rows]) if "clinical" in config.modalities else None,
             patches=Scaler.fit(patches, config.clip) if len(patches) else None,
         )
@@ -160,10 +168,10 @@ class FeaturePipeline:
             blocks = [np.concatenate([values * there[:, None], there[:, None]], axis=1) for values, there in parts]
             vectors["omics"] = np.concatenate(blocks, axis=1, dtype=np.float32)
             is_present["omics"] = np.any([there for _, there in parts], axis=0)
-        if self.text is not None and self.text_scaler is not None:
-            projected = self.text_scaler.apply(self.text.encode(counted))
-            vectors["report"] = projected * counted.is_present[:, None]
-            is_present["report"] = counted.is_present
+        if self.text_scaler is not None:
+            reports, has_report = _reports(self.text, data, counted)
+            vectors["report"] = self.text_scaler.apply(reports) * has_report[:, None]
+            is_present["report"] = has_report
         if self.clinical is not None:
             has_any = data.clinical.select(~pl.all_horizontal(pl.all().is_null())).to_series().to_numpy()
             vectors["clinical"] = self.clinical.transform(data.clinical).astype(np.float32) * has_any[:, None]

@@ -2,7 +2,7 @@
 
 What belongs here: words, number formats, and which figure goes where. Numbers come from summary.py, figures from
 plots.py, the layout is templates/report.html.j2. The page names no case: nothing but counts, means and curves goes
-into it.
+into it, and links to pictures of slides (held_out_slides.py says why it does not hold them).
 """
 
 import os
@@ -14,6 +14,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mice_model.evaluation import Evaluation
+from mice_model.held_out_slides import HeldOutSlides
 from mice_model.kaplan_meier import kaplan_meier_svg
 from mice_model.metrics import risk_groups
 from mice_model.plots import coverage_svg, forest_svg, routing_svg, training_curves_svg
@@ -37,9 +38,9 @@ NOT_DEFINED = "not defined"
 MINUS, NO_BREAK = "\N{MINUS SIGN}", "\N{NO-BREAK SPACE}"
 
 
-def write_report(evaluation: Evaluation, summary: Mapping[str, Any], path: Path) -> None:
+def write_report(evaluation: Evaluation, summary: Mapping[str, Any], path: Path, slides: HeldOutSlides | None = None) -> None:
     """Write the report of an evaluation and its summary; a reader of an older one at `path` never sees half of the new one."""
-    page = render(evaluation, summary)
+    page = render(evaluation, summary, slides)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         unfinished.write_text(page, encoding="utf-8")
@@ -48,7 +49,7 @@ def write_report(evaluation: Evaluation, summary: Mapping[str, Any], path: Path)
         unfinished.unlink(missing_ok=True)
 
 
-def render(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
+def render(evaluation: Evaluation, summary: Mapping[str, Any], slides: HeldOutSlides | None = None) -> str:
     """Return the page as HTML."""
     environment = Environment(
         loader=PackageLoader("mice_model"),
@@ -72,6 +73,7 @@ def render(evaluation: Evaluation, summary: Mapping[str, Any]) -> str:
         num_events=sum(cohort["num_events"] for cohort in summary["cohorts"].values()),
         notes=(*evaluation.notes, *_own_notes(summary)),
         figures=_figures(evaluation, summary),
+        slides=slides or HeldOutSlides(),
     )
 
 

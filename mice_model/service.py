@@ -25,6 +25,7 @@ from mice_model.artifacts import model_version, write_json
 from mice_model.code_version import code_hash, code_version, evaluation_hash
 from mice_model.data import StudyData, newest_training_set, open_study
 from mice_model.evaluation import Evaluation, HeldOut, TrainingCurve
+from mice_model.held_out_slides import held_out_slides
 from mice_model.predictions import publish_rows, save_rows
 from mice_model.protocol import Run, check_study, score_held_out
 from mice_model.report import write_report
@@ -127,7 +128,7 @@ def evaluate_study(plan: Plan) -> dict[str, Any]:
     logger.info("bootstrapping %d cancer types", len(held_out))
     summary = {**summarise(evaluation), "code": evaluation_hash()}
     plan.report.parent.mkdir(parents=True, exist_ok=True)
-    write_report(evaluation, summary, plan.report)
+    write_report(evaluation, summary, plan.report, held_out_slides(data, held_out, plan.home))
     save_rows(plan.folder, evaluation, summary, data.training_set)
     write_json(kept, summary)
     return summary
@@ -182,7 +183,7 @@ def _evaluation(plan: Plan, data: StudyData, held_out: list[HeldOut], notes: tup
         held_out=tuple(held_out),
         curves=tuple(curves),
         coverage=tuple(data.coverage()),
-        notes=(*notes, *_unchosen_epochs(study, curves)),
+        notes=(*data.notes, *notes, *_unchosen_epochs(study, curves)),
     )
 
 

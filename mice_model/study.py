@@ -10,9 +10,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from feature_store.errors import StudyError
+from feature_store.report_encoding import ReportEncoding
 from kernels.backend import Backend
 from mice_model.config import ExpertConfig, ModalityConfig, ModelConfig, ScanConfig
 
+TFIDF = "tfidf-svd"  # the encoder of reports that needs no weights (text.py)
 Modality = Literal["slide", "omics", "report", "clinical"]
 
 
@@ -28,10 +30,20 @@ class FeatureConfig(_Strict):
     min_panel_share: float = 0.5  # a gene is kept if this share of the training cases with RNA has it
     clip: float = 10.0  # z-scores beyond are cut: published RNA z-scores reach 36,893
     max_mutated_genes: int = 300
+    report_encoder: str = TFIDF  # or a text model of Hugging Face by its name, whose embeddings are in the store
+    report_pooling: Literal["mean", "cls"] = "mean"  # of such a model: over all tokens, or over the windows' class tokens
+    report_outcome_words: Literal["mask", "flag"] = "mask"  # words about the outcome are left out, or only counted
     report_terms: int = 20_000
     report_min_documents: int = 5
     report_components: int = 64
     patches_per_case: int = 4_096
+
+    @property
+    def report_encoding(self) -> ReportEncoding | None:
+        """Which embeddings of the store stand for reports; None where texts themselves are encoded."""
+        if self.report_encoder == TFIDF or "report" not in self.modalities:
+            return None
+        return ReportEncoding(self.report_encoder, self.report_pooling, self.report_outcome_words)
 
 
 class NetworkConfig(_Strict):

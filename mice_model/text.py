@@ -15,7 +15,6 @@ from sklearn.utils.extmath import randomized_svd
 
 from mice_model.positions import shared_positions
 
-ENCODER_NAME = "tfidf-svd"
 # Words of two letters and more; OCR leaves digits and single letters that mean nothing.
 _TOKEN = r"(?u)\b[a-z][a-z]+\b"  # noqa: S105 - a pattern of words, not a secret
 

@@ -36,7 +36,7 @@ def test_definitions_are_complete():
         "store/folds", "store/quarantine", "store/sources", "store/case_aliases", "store/follow_up", "store/feature_mapping",
         "store/rna_by_feature", "store/copy_number_by_feature", "store/protein", "store/endpoint_notes", "store/samples",
         "training_snapshot", "pretrained_networks", "finetuned_networks",
-        "evaluation", "store/predictions",
+        "evaluation", "store/predictions", "store/report_embeddings",
     }  # fmt: skip
     assert {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")} == {"ingest_cohort", "train_study"}
 

@@ -31,6 +31,8 @@ HARMLESS = {
     "feature_store.contract.Contract",
     "feature_store.home.Home",
     "feature_store.publish.Published",
+    "feature_store.slides.embeddings.picture_of",
+    "feature_store.report_encoding.ReportEncoding",
     "feature_store.training_set.Mutations",
     "feature_store.training_set.TrainingSet",
     "feature_store.training_set.Vectors",

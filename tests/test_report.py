@@ -1,15 +1,23 @@
 """The report and its numbers, from a small synthetic evaluation."""
 
+import hashlib
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
 
+from feature_store.bag_record import BagRecord
+from feature_store.erase.files import forget_slides
+from feature_store.home import Home
 from mice_model.evaluation import Coverage, Evaluation, HeldOut, TrainingCurve
+from mice_model.held_out_slides import held_out_slides
 from mice_model.metrics import (
     fold_mean_concordance,
     log_rank_p,
@@ -165,6 +173,53 @@ def test_report_names_no_case_and_fetches_nothing(page, evaluation):
     assert not re.search(r"<(script|link|iframe|img)\b", page)
     assert not re.search(r"""(?:src|href)=["'](?!#|data:)""", page)
     assert not re.search(r"url\((?!#)", page)
+
+
+def slides_of(evaluation, home):
+    """Return a study's data in which every second case has a slide, and keep pictures of most of them."""
+    folder = home.embeddings / "classical-0123"
+    folder.mkdir(parents=True)
+    case_ids = [case_id for found in evaluation.held_out for case_id in found.case_id]
+    bags = []
+    for number, case_id in enumerate(case_ids):
+        digest = hashlib.sha256(case_id.encode()).hexdigest()
+        bag = BagRecord(f"{case_id}-01Z", case_id, "classical", "a.parquet", 0, 7 + number, 57, 0, "", digest)
+        bags.append((bag,) if number % 2 == 0 else ())
+        if number % 4 == 0:
+            (folder / f"{digest}.jpg").write_bytes(b"picture")
+            (folder / f"{digest}.json").write_text(json.dumps({"num_patches": 7 + number}), encoding="utf-8")
+    training_set = SimpleNamespace(cases=pl.DataFrame({"case_id": case_ids}), bags=tuple(bags))
+    return SimpleNamespace(study=SimpleNamespace(features=SimpleNamespace(modalities=["slide"])), training_set=training_set)
+
+
+def test_slides_are_counted_and_a_few_linked(evaluation, summary, page, tmp_path):
+    home = Home(tmp_path)
+    data = slides_of(evaluation, home)
+    found = held_out_slides(data, evaluation.held_out, home)
+    assert [(row.encoder, row.num_cases, row.num_slides) for row in found.by_encoder] == [("classical", 120, 120)]
+    assert [picture.cancer_type for picture in found.pictures] == ["blca", "ucec"] * 3
+    home.reports.mkdir()
+    write_report(evaluation, summary, home.reports / "report.html", found)
+    with_slides = (home.reports / "report.html").read_text(encoding="utf-8")
+    links = re.findall(r'<img src="([^"]+)"', with_slides)
+    assert len(links) == len(set(links)) == 6
+    assert all((home.reports / link).resolve().read_bytes() == b"picture" for link in links)
+    assert "data:image/jpeg" not in with_slides
+    assert "TCGA-" not in with_slides
+    assert f"blca, {found.pictures[0].num_patches} patches" in with_slides
+    assert 0 < len(with_slides) - len(page) < 5_000
+    gone = (home.reports / links[0]).resolve()
+    forget_slides(home, [gone, gone.with_suffix(".json")])  # as erasing the case does
+    left = (home.reports / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r'<img src="([^"]+)"', left) == links[1:]
+    assert gone.stem not in left
+    assert not gone.exists()
+    shutil.rmtree(home.embeddings)
+    bare = held_out_slides(data, evaluation.held_out, home)
+    assert (len(bare.by_encoder), bare.pictures) == (1, ())
+    assert "<img" not in render(evaluation, summary, bare)
+    data.study.features.modalities = ["rna"]
+    assert render(evaluation, summary, held_out_slides(data, evaluation.held_out, home)) == page
 
 
 def test_page_is_well_formed_and_ids_are_unique(page):

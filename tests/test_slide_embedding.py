@@ -19,9 +19,16 @@ from dagster_project.resources import Platform
 from faults.slide_cohorts import CONTRACT, contract, write_slides, write_tables
 from feature_store.bag_reader import BagReader
 from feature_store.bag_record import BagRecord
+from feature_store.contract import Contract
 from feature_store.contract.deidentify import Deidentify
+from feature_store.deidentify.key import load_key
+from feature_store.deidentify.pseudonyms import Pseudonyms
+from feature_store.doctor_store import diagnose_embeddings
 from feature_store.erase.execute import erase_case
-from feature_store.errors import EncoderError, SlideReadError
+from feature_store.erase.plan import plan_erasure
+from feature_store.erase.slide_marks import unmarked
+from feature_store.erase.tombstones import KEY_NAME
+from feature_store.errors import EncoderError, SlideReadError, StoreMissingError
 from feature_store.home import Home
 from feature_store.ingest.stage import Staged, stage
 from feature_store.lake import Lake
@@ -29,8 +36,9 @@ from feature_store.publish import publish_cohort
 from feature_store.slides.decoding import Decoders
 from feature_store.slides.picture import MAX_BYTES
 from feature_store.slides.prepare import prepare
+from feature_store.slides.slide_file import slide_sha256
 from mice_cli.main import app
-from mice_model.slide_embedding import run as run_module
+from mice_model.slide_embedding import worker as worker_module
 from mice_model.slide_embedding.classical import ClassicalEncoder
 from mice_model.slide_embedding.run import RunConfig, embed_contract
 from mice_model.slide_embedding.slide import batches
@@ -66,7 +74,7 @@ def home(done: Home, tmp_path: Path) -> Home:
 
 def files(home: Home) -> dict[str, bytes]:
     """Return what is kept of all slides, by path."""
-    kept = (path for path in home.embeddings.rglob("*") if path.is_file() and path.parent.name != "locks")
+    kept = (path for path in home.embeddings.glob("*/*") if path.is_file())
     return {str(path.relative_to(home.embeddings)): path.read_bytes() for path in kept}
 
 
@@ -106,7 +114,7 @@ def test_what_is_done_is_not_done_again(landing: Path, home: Home, monkeypatch: 
     def embed_slide(*_: object, **__: object) -> None:
         raise AssertionError("embedded again")
 
-    monkeypatch.setattr(run_module, "embed_slide", embed_slide)
+    monkeypatch.setattr(worker_module, "embed_slide", embed_slide)
     report = embed_contract(contract(), landing, home, IN_LINE)
     assert (len(report.embedded), any(outcome.is_new for outcome in report.outcomes)) == (3, False)
     assert files(home) == before
@@ -126,7 +134,7 @@ def test_processes_and_shards_change_no_bit(landing: Path, home: Home, tmp_path:
 
 
 def test_half_of_a_slide_is_no_slide(landing: Path, done: Home, home: Home) -> None:
-    (folder,) = home.embeddings.iterdir()
+    (folder,) = home.embeddings.glob("classical-*")
     manifests = sorted(path for path in folder.glob("*.json") if path.name != "encoder.json")
     manifests[0].unlink()  # killed before it was written
     manifests[1].write_text(manifests[1].read_text(encoding="utf-8")[:50], encoding="utf-8")  # no run of ours leaves this
@@ -158,7 +166,7 @@ def test_an_encoder_of_another_hash_does_not_mix_in(landing: Path, home: Home, m
 def test_another_recipe_or_scale_embeds_anew(landing: Path, home: Home) -> None:
     coarse = contract(patches={"mpp": 1.0, "size_px": 128})
     assert sum(outcome.is_new for outcome in embed_contract(coarse, landing, home, IN_LINE).embedded) == 3
-    assert len(list(home.embeddings.iterdir())) == 2
+    assert len(list(home.embeddings.glob("classical-*"))) == 2
     near = contract(slide_mpp=0.52)  # the headers say .5, which is near enough and goes first
     report = embed_contract(near, landing, home, IN_LINE)
     assert (sum(each.is_new for each in report.embedded), report.mpp_origins) == (3, {"header": 3})
@@ -206,6 +214,73 @@ def test_erasing_a_case_takes_its_embedding(landing: Path, home: Home) -> None:
     assert not list(home.embeddings.rglob(f"*{digest}*"))
     report = embed_contract(contract(), landing, home, IN_LINE)
     assert [outcome.name for outcome in report.outcomes] == ["S-0001", "S-0003"]
+
+
+def of_slide(home: Home, digest: str) -> list[Path]:
+    return sorted(path for path in home.embeddings.rglob(f"*{digest}*") if path.is_file())
+
+
+def test_erasing_a_case_takes_what_was_embedded_and_never_published(landing: Path, home: Home) -> None:
+    embed_contract(contract(patches={"mpp": 1.0, "size_px": 128}), landing, home, IN_LINE)  # another recipe
+    digest = slide_sha256(landing / "wsi" / "S-0002.svs")
+    folder = next(home.embeddings.glob("classical-*"))
+    (folder / f".{digest}.safetensors.0123.partial").write_bytes(b"what a killed run left")
+    before = files(home)
+    assert not Lake(home).exists
+    assert plan_erasure(home, "S-0002").embedded == tuple(path for path in of_slide(home, digest))
+    with pytest.raises(StoreMissingError):
+        plan_erasure(home, "S-0004")  # has no slide
+    done = erase_case(home, "S-0002")
+    assert done.proof.is_clean
+    assert of_slide(home, digest) == []
+    left = files(home)
+    assert {name: data for name, data in before.items() if digest not in name} == left
+    assert len([name for name in left if name.endswith(".jpg")]) == 2 * 2
+    report = embed_contract(contract(), landing, home, IN_LINE)
+    assert [(outcome.name, outcome.is_new) for outcome in report.outcomes] == [("S-0001", False), ("S-0003", False)]
+    assert of_slide(home, digest) == []
+    staged = stage(contract(), landing, home)
+    assert sorted(staged.table("cases")["case_id"]) == ["S-0001", "S-0003", "S-0004"]
+    assert erase_case(home, "S-0002").proof.is_clean  # again, with a cohort staged
+
+
+def test_erasing_by_an_alias_or_a_pseudonym_takes_the_embedding(landing: Path, tmp_path: Path) -> None:
+    folder, home = tmp_path / "landing", Home(tmp_path / "home")
+    shutil.copytree(landing, folder)
+    (folder / "aliases.csv").write_text("case,other\nS-0001,REG-77001\n", encoding="utf-8")
+    alias = {"path": "aliases.csv", "case_id": {"column": "case"}, "alias": {"column": "other"}, "source": "registry"}
+    plain = Contract.model_validate(yaml.safe_load(CONTRACT) | {"aliases": [alias]})
+    hidden = plain.model_copy(update={"deidentify": Deidentify()})
+    first, third = (slide_sha256(folder / "wsi" / f"S-000{number}.svs") for number in (1, 3))
+    embed_contract(plain, folder, home, IN_LINE)
+    embed_contract(hidden, folder, home, IN_LINE)  # nothing is embedded again, and every slide is marked by its pseudonym too
+    pseudonym = Pseudonyms(load_key(home)).of("case", "S-0003")
+    assert erase_case(home, pseudonym).proof.is_clean
+    assert of_slide(home, third) == []
+    assert len(embed_contract(hidden, folder, home, IN_LINE).outcomes) == 2
+    assert erase_case(home, "REG-77001").proof.is_clean
+    assert of_slide(home, first) == []
+    again = embed_contract(plain, folder, home, IN_LINE)  # who gives up de-identification has S-0003 again
+    assert [outcome.name for outcome in again.outcomes] == ["S-0002", "S-0003"]
+    kept = [path for path in home.root.rglob("*") if path.is_file()]
+    assert not any(b"S-0001" in path.read_bytes() or b"REG-77001" in path.read_bytes() for path in kept)
+
+
+def test_embeddings_of_before_there_were_marks_are_read_counted_and_marked(landing: Path, home: Home) -> None:
+    shutil.rmtree(home.embeddings / "marks")
+    assert bags(stage(contract(), landing, home)).height == 3
+    publish_cohort(Lake(home), stage(contract(), landing, home), "scans")
+    (found,) = diagnose_embeddings(home)
+    assert (found.state, found.found[:39]) == ("warn", "nobody can tell whose 3 of 3 embedded s")
+    assert plan_erasure(home, "S-0002").num_unmarked == 3
+    before = files(home)
+    embed_contract(contract(), landing, home, IN_LINE)
+    assert files(home) == before
+    assert [one.state for one in diagnose_embeddings(home)] == ["pass"]
+    (home.root / KEY_NAME).unlink()  # no tombstone yet: another is made, and the old marks say nothing
+    assert unmarked(home) == (3, 3)
+    embed_contract(contract(), landing, home, IN_LINE)
+    assert unmarked(home) == (0, 3)
 
 
 def test_what_is_kept_names_nobody(home: Home) -> None:

@@ -14,6 +14,7 @@ from feature_store.ingest.stage import Staged, landing_files, stage
 from feature_store.ingest_report import ingest_report
 from feature_store.ingest_report_text import report_text
 from feature_store.tables import COHORT_TABLES
+from mice_model.report_cleaning import prepared
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[1]
@@ -149,3 +150,13 @@ def test_the_report_explains_every_row_that_was_set_aside(staged: Staged, contra
     text = report_text(report)
     assert "raw/rtcga_rppa/LIHC.RPPA.rda, 92,996 bytes: NOTHING TAKEN; 63 rows set aside" in text
     assert "3.689e+04" in text
+
+
+def test_few_reports_speak_of_the_outcome(staged: Staged) -> None:
+    reports = staged.table("reports")
+    found = prepared(reports["text"].to_list(), reports["case_id"].to_list(), "mask")
+    assert (found.outcome_words.num_reports, found.outcome_words.num_with_words) == (7_206, 10)
+    assert sum(found.num_places) == sum(found.outcome_words.places.values())
+    lengths = pl.Series([len(text or "") for text in found.texts])
+    assert 0.9 < lengths.sum() / reports["num_characters"].sum() < 1  # cleaning takes little away
+    assert (lengths > 0).all()

@@ -18,13 +18,23 @@ from filelock import FileLock, Timeout
 from feature_store.bag_record import BagRecord
 from feature_store.durable import sync_file, sync_folder
 from feature_store.erase.databases import columns_naming, compact_postgres, compact_sqlite
-from feature_store.erase.files import cached, others_with, redact_file, remove, staged_with
+from feature_store.erase.files import (
+    cached,
+    embedded,
+    explained,
+    forget_slides,
+    others_with,
+    redact_file,
+    remove,
+    staged_with,
+)
 from feature_store.erase.history import replace_files
 from feature_store.erase.identity import Identity
 from feature_store.erase.note import Note, remove_notes, write_note
 from feature_store.erase.plan import OnProgress, Plan, plan_erasure
 from feature_store.erase.scan import SQLITE, Hit, Proof, files_below, scan
 from feature_store.erase.shards import shards_of, write_without
+from feature_store.erase.slide_marks import slides_of
 from feature_store.erase.tables import write_without_rows
 from feature_store.erase.tombstones import bury, erasure_key, mark
 from feature_store.errors import StoreBusyError
@@ -59,11 +69,10 @@ def erase_case(home: Home, case_id: str, plan: Plan | None = None, on_progress: 
     lake, identity = Lake(home, _LOCK_TIMEOUT_S), Identity(plan.names)
     say("note", 0, 1)
     write_note(home, Note(plan.names, plan.models, plan.sources))
-    for path in plan.embedded:  # while rows still tell which slides are the person's
-        path.unlink(missing_ok=True)
     say("tombstone", 0, 1)
     # first: what an ingest reads from now on is without the case, and what one read before is refused when it is published
     erased_at = bury(lake, identity)
+    forget_slides(home, [*plan.embedded, *embedded(home, slides_of(home, plan.names))])  # while rows and marks still tell
     with _no_ingest(home):
         _rewrite_store(lake, identity, say)
         say("staging and cache", 0, 1)
@@ -137,7 +146,9 @@ def _compact(lake: Lake) -> None:
 
 
 def _redact_others(home: Home, identity: Identity, say: OnProgress) -> None:
-    """Redact every other file; databases first, for that puts their journals away."""
+    """Remove the pages about the person, and redact every other file; databases first, for that puts their journals away."""
+    for path in explained(home, identity):
+        path.unlink(missing_ok=True)
     paths = sorted(others_with(home, identity), key=lambda path: not _is_sqlite(path))
     for done, path in enumerate(paths):
         say("files", done, len(paths))

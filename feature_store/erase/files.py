@@ -12,6 +12,7 @@ import uuid
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -24,9 +25,13 @@ from feature_store.erase.databases import redact_sqlite
 from feature_store.erase.identity import Identity
 from feature_store.erase.note import is_note
 from feature_store.erase.scan import GZIP, PARQUET, SQLITE, ZIP, files_below, scan
+from feature_store.erase.slide_marks import is_mark
+from feature_store.explanation_pages import case_of, pages
 from feature_store.home import Home
 
 logger = logging.getLogger(__name__)
+
+_SHA256_DIGITS = 64
 
 _DAMAGED = (gzip.BadGzipFile, EOFError, ValueError, zlib.error, pa.ArrowException, pl.exceptions.PolarsError, DatabaseError)
 
@@ -50,9 +55,29 @@ def cached(home: Home) -> list[Path]:
 
 
 def embedded(home: Home, digests: set[str]) -> list[Path]:
-    """Return what was made of slides with these checksums: nothing in it names anybody, but it is of the person."""
-    found = (path for digest in digests if digest for path in home.embeddings.glob(f"*/**/{digest}*"))
-    return sorted(path for path in found if path.is_file())
+    """Return what was made of slides with these checksums: nothing in it names anybody, but it is of the person.
+
+    The marks that say so come last, so that whoever removes the files in this order and is killed finds the rest again.
+    """
+    found = {path for digest in digests if digest for path in home.embeddings.glob(f"*/**/*{digest}*") if path.is_file()}
+    return sorted(found, key=lambda path: (is_mark(path), path))
+
+
+def explained(home: Home, identity: Identity) -> list[Path]:
+    """Return the pages about the person, half-written ones too: what they show cannot be redacted, it is the person's own."""
+    return [page for page in pages(home) if identity.is_it(case_of(page))]
+
+
+def forget_slides(home: Home, paths: Sequence[Path]) -> None:
+    """Remove what was made of slides, after the lines of reports that show one: from them its checksum goes too."""
+    slides = {path.name[:_SHA256_DIGITS] for path in paths if path.suffix == ".jpg"}
+    for page in sorted(home.reports.glob("*.html")) if slides else ():
+        lines = page.read_text(encoding="utf-8").splitlines(keepends=True)
+        left = [line for line in lines if not any(slide in line for slide in slides)]
+        if len(left) < len(lines):
+            _replace(page, partial(Path.write_text, data="".join(left), encoding="utf-8"))
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def remove(folder: Path) -> None:

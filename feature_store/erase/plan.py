@@ -3,19 +3,20 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
 import polars as pl
 
-from feature_store.erase.files import cached, embedded, others_with, staged_with
+from feature_store.erase.files import cached, embedded, explained, others_with, staged_with
 from feature_store.erase.history import StoredFile, by_table, snapshot_ids, stored_files
 from feature_store.erase.identity import Identity, normal
 from feature_store.erase.note import read_note
 from feature_store.erase.rewriting import columns_of, count_rows, readable_files, scanned
 from feature_store.erase.rows import Changes, prepare, rule_of
 from feature_store.erase.shards import ShardHits, shards_of
+from feature_store.erase.slide_marks import slides_of, unmarked
 from feature_store.erase.tombstones import read_tombstones
 from feature_store.errors import CaseMissingError, ErasureError
 from feature_store.home import Home
@@ -35,6 +36,7 @@ class Plan:
 
     `num_rows`: table -> rows that go. `num_mentions`: table -> other rows in which a mention is redacted. `models`: those that
     saw the case or may have; `sources`: files outside the store, as cohort and path, that gave rows of it and are not touched.
+    `embedded`: what was made of its slides, published or not; `num_unmarked`: slides of which nobody can tell whose they are.
     """
 
     names: tuple[str, ...]
@@ -45,10 +47,12 @@ class Plan:
     staged: tuple[Path, ...]
     num_cached: int
     embedded: tuple[Path, ...]
+    explained: tuple[Path, ...]
     others: tuple[Path, ...]
     models: tuple[str, ...]
     sources: tuple[str, ...]
     is_erased_already: bool
+    num_unmarked: int
 
     @property
     def num_bags(self) -> int:
@@ -58,23 +62,74 @@ class Plan:
     @property
     def finds_anything(self) -> bool:
         """Say whether anything names the case."""
-        return bool(self.num_rows or self.num_mentions or self.shards or self.staged or self.others)
+        in_store = self.num_rows or self.num_mentions or self.shards
+        return bool(in_store or self.staged or self.embedded or self.explained or self.others)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What the store's tables have of a person, in all snapshots. `digests`: of the files that gave the rows."""
+
+    identity: Identity
+    num_rows: Counter[str] = field(default_factory=Counter)
+    num_mentions: Counter[str] = field(default_factory=Counter)
+    num_snapshots: int = 0
+    digests: set[str] = field(default_factory=set)
+    sources: set[str] = field(default_factory=set)
+    spellings: list[str] = field(default_factory=list)
+    is_erased: bool = False
 
 
 def plan_erasure(home: Home, case_id: str, on_progress: OnProgress | None = None) -> Plan:
     """Return what erasing a case would take away; of an unfinished erasure, what is left to do.
 
-    Raises StoreMissingError without a store, CaseMissingError where nothing names the case and no tombstone says it was erased,
-    ErasureError where the identifier names other cases too, or a file of the tables cannot be read.
+    Raises StoreMissingError without a store, unless a slide of the case was embedded for one; CaseMissingError where nothing
+    names the case and no tombstone says it was erased; ErasureError where the identifier names other cases too, or a file of
+    the tables cannot be read.
     """
     say = on_progress or (lambda _what, _done, _total: None)
     lake = Lake(home)
     note = read_note(home, case_id)
+    also = note.names if note else ()
+    if lake.exists or not slides_of(home, [case_id]):
+        stored = _in_store(lake, case_id, also, say)
+    else:
+        stored = _Stored(_identity(home, (), case_id, also))
+    identity = stored.identity
+    trained = (model for spelling in stored.spellings for model in models_trained_on(home, spelling))
+    models = {model.model_version for model in trained if may_have_seen(model)}
+    say("files", 0, 1)
+    plan = Plan(
+        identity.names,
+        {name: count for name, count in stored.num_rows.items() if count},
+        {name: count for name, count in stored.num_mentions.items() if count},
+        stored.num_snapshots,
+        tuple(shards_of(home.bags, identity)),
+        tuple(staged_with(home, identity)),
+        len(cached(home)),
+        tuple(embedded(home, stored.digests | slides_of(home, identity.names))),
+        tuple(explained(home, identity)),
+        tuple(others_with(home, identity)),
+        tuple(sorted(models | set(note.models if note else ()))),
+        tuple(sorted({*stored.sources, *(note.sources if note else ())})),
+        stored.is_erased,
+        unmarked(home)[0],
+    )
+    say("files", 1, 1)
+    if not plan.finds_anything and not stored.is_erased and note is None:
+        raise CaseMissingError(
+            f"case {case_id}: nothing at {home.root} names it, expected a row, a bag or a file. Check the identifier "
+            "and MICE_HOME."
+        )
+    return plan
+
+
+def _in_store(lake: Lake, case_id: str, also: Iterable[str], say: OnProgress) -> _Stored:
+    """Look through all tables' files for the person whose further identifiers are `also`."""
     with lake.reader() as connection, readable_files():
-        data, _ = stored_files(lake.catalog, home)
+        data, _ = stored_files(lake.catalog, lake.home)
         tables = by_table(data)
-        names = [*_names(home, tables.get(CASE_ALIASES.name, ()), case_id), *(note.names if note else ())]
-        identity = Identity(tuple(dict.fromkeys(names)))
+        identity = _identity(lake.home, tables.get(CASE_ALIASES.name, ()), case_id, also)
         prepare(connection, identity)
         _refuse_others(connection, tables.get(CASES.name, ()), case_id)
         num_rows: Counter[str] = Counter()
@@ -92,32 +147,13 @@ def plan_erasure(home: Home, case_id: str, on_progress: OnProgress | None = None
                     digests |= {digest for (digest,) in connection.execute(query).fetchall()}
         sources = _sources(connection, tables.get(SOURCES.name, ()), digests)
         spellings = _spellings(connection, tables.get(CASES.name, ()))
-        is_erased = bool(read_tombstones(connection, home).erased([case_id]))
-    models = {
-        model.model_version for spelling in spellings for model in models_trained_on(home, spelling) if may_have_seen(model)
-    }
-    say("files", 0, 1)
-    plan = Plan(
-        identity.names,
-        {name: count for name, count in num_rows.items() if count},
-        {name: count for name, count in num_mentions.items() if count},
-        len(snapshot_ids(lake.catalog)),
-        tuple(shards_of(home.bags, identity)),
-        tuple(staged_with(home, identity)),
-        len(cached(home)),
-        tuple(embedded(home, digests)),
-        tuple(others_with(home, identity)),
-        tuple(sorted(models | set(note.models if note else ()))),
-        tuple(sorted({*sources, *(note.sources if note else ())})),
-        is_erased,
-    )
-    say("files", 1, 1)
-    if not plan.finds_anything and not is_erased and note is None:
-        raise CaseMissingError(
-            f"case {case_id}: nothing at {home.root} names it, expected a row, a bag or a file. Check the identifier "
-            "and MICE_HOME."
-        )
-    return plan
+        is_erased = bool(read_tombstones(connection, lake.home).erased([case_id]))
+    num_snapshots = len(snapshot_ids(lake.catalog))
+    return _Stored(identity, num_rows, num_mentions, num_snapshots, digests, sources, spellings, is_erased)
+
+
+def _identity(home: Home, files: Iterable[StoredFile], case_id: str, also: Iterable[str]) -> Identity:
+    return Identity(tuple(dict.fromkeys([*_names(home, files, case_id), *also])))
 
 
 def may_have_seen(model: Trained) -> bool:

@@ -10,7 +10,9 @@ import logging
 import os
 import re
 import secrets
+import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,19 +130,29 @@ def bury(lake: Lake, identity: Identity) -> datetime:
 
 
 def erasure_key(home: Home) -> bytes:
-    """Return the home's key, made on first use, readable by its owner alone. The caller holds the writers' lock."""
+    """Return the home's key, made on first use, readable by its owner alone; of several that come first, one makes it.
+
+    The caller has read the tombstones: where there are some, a lost key is an error and not made anew.
+    """
     path = _path(home)
     if not path.exists():
-        unfinished = path.with_suffix(".tmp")
-        unfinished.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"{KEY_NAME}.{uuid.uuid4().hex}.tmp")
         with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(secrets.token_bytes(_KEY_BYTES))
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        with suppress(FileExistsError):
+            os.link(unfinished, path)
+            logger.info("made %s: keep a backup of it, apart from the store's", path)
+        unfinished.unlink()
         sync_folder(path.parent)
-        logger.info("made %s: keep a backup of it, apart from the store's", path)
     return _read_key(home)
+
+
+def existing_key(home: Home) -> bytes | None:
+    """Return the home's key, None where none was made yet. Raises ErasureError for one that cannot be read or is damaged."""
+    return _read_key(home) if _path(home).exists() else None
 
 
 def _path(home: Home) -> Path:

@@ -157,7 +157,7 @@ class RecipeFolder:
 
     def _durably(self, name: str, write: Callable[[Path], object], *, is_kept: bool = False) -> None:
         """Write a file beside its place, then put it there; with `is_kept`, only where there is none."""
-        new = self.path / f".{uuid.uuid4().hex}.partial"
+        new = self.path / f".{name}.{uuid.uuid4().hex}.partial"  # by its name erasure finds it
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             write(new)
@@ -180,3 +180,15 @@ class RecipeFolder:
 
 def _json(said: object) -> str:
     return json.dumps(said, sort_keys=True, indent=1)
+
+
+def picture_of(embeddings: Path, slide_sha256: str, num_patches: int) -> Path | None:
+    """Return a slide's picture, of the recipe that took so many patches of it; None where none is kept."""
+    for picture in sorted(embeddings.glob(f"*/{slide_sha256}.jpg")) if slide_sha256 else ():
+        try:
+            said = json.loads(picture.with_suffix(".json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            continue
+        if said.get("num_patches") == num_patches:
+            return picture
+    return None

@@ -1,8 +1,8 @@
-"""The embedding run: every slide of a contract that has no embedding yet, shared out to processes. No pixel is touched here.
+"""The embedding run: every slide of a contract that has no embedding yet, shared out to workers. No pixel is touched here.
 
-A process takes a slide at a time and keeps its embedding whole or not at all (feature_store/slides/embeddings.py), so a run
-that is killed goes on at the first slide that is not done. Several machines share a run by `shard`; two that meet at a slide
-wait.
+A worker (worker.py: a process of this machine, or of a Ray cluster) takes a slide at a time and keeps its embedding whole or not
+at all (feature_store/slides/embeddings.py), so a run that is killed goes on at the first slide that is not done. Several machines
+share a run by `shard`; two that meet at a slide wait.
 """
 
 import logging
@@ -13,25 +13,31 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from functools import lru_cache
-from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
-from filelock import FileLock
 
 from feature_store.contract import Contract
-from feature_store.contract.rules import Encoder
-from feature_store.errors import SlideError, SlideReadError
+from feature_store.errors import RunnerError, SlideReadError
 from feature_store.home import Home
-from feature_store.ingest.whole_slides import WholeSlide, whole_slides
-from feature_store.progress import log_to_stderr, tracked
-from feature_store.slides.decoding import Decoders, end_with_parent
+from feature_store.ingest.whole_slides import WholeSlide, mark_slides, whole_slides
+from feature_store.progress import tracked
 from feature_store.slides.embeddings import EncoderMade, Manifest, RecipeFolder
-from mice_model.slide_embedding.encoder import PatchEncoder, open_encoder
-from mice_model.slide_embedding.slide import embed_slide
+from mice_model.slide_embedding import worker
+from mice_model.slide_embedding.on_ray import embedded_on_ray
 
 logger = logging.getLogger(__name__)
+
+Runner = Literal["processes", "ray"]
+
+
+def runner_named(name: str) -> Runner:
+    """Return the runner of a name. Raises RunnerError."""
+    for runner in get_args(Runner):
+        if runner == name:
+            return runner
+    raise RunnerError(f"runner {name!r}: not known, expected one of {get_args(Runner)}. Correct the name.")
 
 
 @dataclass(frozen=True)
@@ -39,14 +45,15 @@ class RunConfig:
     """How a run is shared out; no result depends on it but through the device's precision.
 
     `num_workers` slides are embedded at the same time, each by `num_decoders` decoding processes; 0 and -1: as many as the
-    machine has GPUs, and cores for each; without a GPU, a worker on each core, which decodes for itself. `shard` (i, n) takes
-    every n-th slide.
+    machine (with the runner `ray`: the cluster) has GPUs, and cores for each; without a GPU, a worker on each core, which decodes
+    for itself. `shard` (i, n) takes every n-th slide.
     """
 
     num_workers: int = 0
     num_decoders: int = -1
     shard: tuple[int, int] = (0, 1)
     uses_hub: bool = False
+    runner: Runner = "processes"
 
 
 @dataclass(frozen=True)
@@ -91,11 +98,13 @@ def embed_contract(contract: Contract, landing: Path, home: Home, config: RunCon
     """Embed the contract's whole slides that are not embedded yet, and report on all of them.
 
     A slide that cannot be embedded is refused with the reason, and the others go on. Raises EncoderError where an encoder cannot
-    be had or is another than before, StoreWriteError for a full disk, SlideReadError where a slide kills its worker.
+    be had or is another than before, StoreWriteError for a full disk, SlideReadError where a slide kills its worker, RunnerError
+    where there is no Ray to run on.
     """
     config = config or RunConfig()
     number, of = config.shard
     slides = whole_slides(contract, landing, home)[number::of]
+    mark_slides(slides, home)
     missing = [slide for slide in slides if _kept(slide, home) is None]
     if missing:
         logger.info("%s: %d of %d slides to embed", contract.name, len(missing), len(slides))
@@ -123,23 +132,27 @@ def _kept(slide: WholeSlide, home: Home, *, is_refusal: bool = False) -> Manifes
 
 def _embedded(slides: Sequence[WholeSlide], home: Home, config: RunConfig) -> Iterator[WholeSlide]:
     """Embed slides and yield each when it is done, with progress."""
+    if config.runner == "ray":
+        done = embedded_on_ray(slides, home, config.num_workers, config.num_decoders, uses_hub=config.uses_hub) if slides else ()
+        yield from tracked(done, "slides", len(slides))
+        return
     num_gpus = torch.cuda.device_count()
     cores = os.cpu_count() or 1
     workers = min(config.num_workers or num_gpus or cores, len(slides))
     decoders = config.num_decoders if config.num_decoders >= 0 else (cores // max(workers, 1) if num_gpus else 0)
-    place = _Place(home.embeddings, home.encoders, decoders, num_gpus, uses_hub=config.uses_hub, shows=workers <= 1)
+    place = worker.Place(home.embeddings, home.encoders, decoders, num_gpus, uses_hub=config.uses_hub, shows=workers <= 1)
     if workers <= 1:
-        _start(None, place)
+        worker.start(place)
         try:
             for slide in slides:
-                yield _embed(slide)
+                yield worker.embed(slide)
         finally:
-            _stop()
+            worker.stop()
         return
     context = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
     level = logging.getLogger("mice_model").getEffectiveLevel()
-    with ProcessPoolExecutor(workers, context, _start, (context.Value("i", 0), place, level)) as pool:
-        futures = [pool.submit(_embed, slide) for slide in slides]
+    with ProcessPoolExecutor(workers, context, worker.start_in_pool, (context.Value("i", 0), place, level)) as pool:
+        futures = [pool.submit(worker.embed, slide) for slide in slides]
         try:
             for future in tracked(as_completed(futures), "slides", len(slides)):
                 yield future.result()
@@ -150,67 +163,3 @@ def _embedded(slides: Sequence[WholeSlide], home: Home, config: RunConfig) -> It
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """What a worker is told once."""
-
-    embeddings: Path
-    encoders: Path
-    num_decoders: int
-    num_gpus: int
-    uses_hub: bool
-    shows: bool
-
-
-@dataclass
-class _Worker:
-    """What a worker keeps from slide to slide."""
-
-    place: _Place
-    device: str
-    decoders: Decoders
-
-    def __post_init__(self) -> None:
-        self.encoder = lru_cache(maxsize=1)(self._opened)
-
-    def _opened(self, declared: Encoder) -> PatchEncoder:
-        return open_encoder(declared, self.place.encoders, self.device, uses_hub=self.place.uses_hub)
-
-
-_WORKER: list[_Worker] = []
-
-
-def _start(counter: "Synchronized[int] | None", place: _Place, level: int | None = None) -> None:
-    number = 0
-    if counter is not None:
-        end_with_parent()
-        log_to_stderr(level or logging.WARNING)
-        torch.set_num_threads(1)
-        with counter.get_lock():
-            number, counter.value = counter.value, counter.value + 1
-    device = f"cuda:{number % place.num_gpus}" if place.num_gpus else "cpu"
-    _WORKER[:] = [_Worker(place, device, Decoders(place.num_decoders))]
-
-
-def _stop() -> None:
-    for worker in _WORKER:
-        worker.decoders.close()
-    _WORKER.clear()
-
-
-def _embed(slide: WholeSlide) -> WholeSlide:
-    """Embed one slide, or keep why it cannot be; nothing where another run has done it meanwhile."""
-    (worker,) = _WORKER
-    folder = RecipeFolder(worker.place.embeddings, slide.recipe)
-    encoder = worker.encoder(slide.recipe.encoder)
-    folder.open_for(EncoderMade(encoder.name, encoder.weight_sha256, encoder.width, encoder.normalisation))
-    with FileLock(folder.lock_file(slide.sha256)):
-        found = folder.manifest(slide.sha256, slide.declared_mpp)
-        if found is None or found.refused is not None:
-            try:
-                embed_slide(slide, encoder, worker.decoders, folder, shows=worker.place.shows)
-            except SlideError as error:
-                folder.refuse(slide.sha256, slide.declared_mpp, str(error))
-    return slide

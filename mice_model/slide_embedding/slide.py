@@ -99,7 +99,7 @@ def _manifest(slide: WholeSlide, found: Prepared) -> Manifest:
             "level_size_px": grid.level_size_px,
             "min_tissue": slide.recipe.min_tissue,
         },
-        slide={"vendor": facts.vendor, "levels": facts.levels, "bytes": slide.path.stat().st_size},
+        slide={"vendor": facts.vendor, "levels": facts.levels, "bounds": facts.bounds, "bytes": slide.path.stat().st_size},
         versions={
             "openslide": openslide.__library_version__,
             **{name: version(name) for name in ("openslide-python", "pillow", "numpy", "scikit-image", "torch")},
