@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from feature_store.child_processes import end_with_parent, ended_on_error
 from feature_store.home import Home
 from feature_store.progress import log_to_stderr
 from mice_model.artifacts import load_curve, network_path
@@ -55,7 +56,7 @@ def run_stage(stage: str, task: Task) -> list[TrainingCurve]:
     shares = [folds[index::workers] for index in range(workers)]
     context = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
     level = logging.getLogger("mice_model").getEffectiveLevel()
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_prepare, initargs=(level,)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_prepare, initargs=(level,)) as pool, ended_on_error():
         found = [curve for part in pool.map(_run_folds, [stage] * workers, [task] * workers, shares) for curve in part]
     return sorted(done + found, key=_order)
 
@@ -65,6 +66,7 @@ def _order(curve: TrainingCurve) -> tuple[int, int, str]:
 
 
 def _prepare(level: int) -> None:
+    end_with_parent()
     log_to_stderr(level)
     torch.set_num_threads(1)
 

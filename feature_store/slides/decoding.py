@@ -4,15 +4,12 @@ Belongs here: pixels out of a slide at a grid's places. Does not belong here: wh
 """
 
 import multiprocessing
-import os
-import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from multiprocessing.connection import wait
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,6 +19,7 @@ import openslide
 from numpy.typing import NDArray
 from PIL import Image
 
+from feature_store.child_processes import end_with_parent
 from feature_store.errors import SlideReadError
 from feature_store.slides.grid import Grid, blocks
 from feature_store.slides.jpeg_tiles import JpegTiles
@@ -94,18 +92,6 @@ class Decoders:
     def _started(self) -> ProcessPoolExecutor:
         # spawned, since a forked process would hold the locks of its parent's threads
         return ProcessPoolExecutor(self._num, multiprocessing.get_context("spawn"), initializer=end_with_parent)
-
-
-def end_with_parent() -> None:
-    """Make this process end when the one that started it is gone, however it went: a pool's processes would wait for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_after(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)
 
 
 def _decoded(block: _Block) -> NDArray[np.uint8]:

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from feature_store.child_processes import end_with_parent
 from feature_store.contract.rules import Encoder
 from feature_store.errors import SlideError
 from feature_store.ingest.whole_slides import WholeSlide
 from feature_store.progress import log_to_stderr
-from feature_store.slides.decoding import Decoders, end_with_parent
+from feature_store.slides.decoding import Decoders
 from feature_store.slides.embeddings import EncoderMade, RecipeFolder
 from mice_model.slide_embedding.encoder import PatchEncoder, open_encoder
 from mice_model.slide_embedding.slide import embed_slide
