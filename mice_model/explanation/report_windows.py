@@ -3,7 +3,6 @@
 What belongs here: reading them once more. How a share becomes a contribution: report_terms.py.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +13,6 @@ from feature_store.errors import EncoderError
 from feature_store.home import Home
 from feature_store.report_encoding import ReportEncoding
 from mice_model.report_cleaning import prepared
-
-logger = logging.getLogger(__name__)
 
 _SHOWN = 240  # characters of a window
 
@@ -34,8 +31,7 @@ def read_windows(texts: Sequence[str], case_id: str, encoding: ReportEncoding, h
 
     try:
         encoder = open_encoder(encoding, home.encoders)
-    except EncoderError as error:
-        logger.warning("reports are not taken apart: %s", error)
+    except EncoderError:  # the page then shows the reports' total alone
         return None
     windows = []
     for number, text in enumerate(prepared(texts, [case_id] * len(texts), encoding.outcome_words).texts, start=1):
