@@ -28,7 +28,7 @@ class SlideSource:
         return Path(self.path).suffix.lower() in SLIDE_ENDINGS
 
 
-def cohorts_of(lake: Lake, snapshot_id: int, case_id: str) -> list[str]:
+def cohorts_with(lake: Lake, snapshot_id: int, case_id: str) -> list[str]:
     """Return the cohorts that a snapshot has a case in; none for a case that it does not know."""
     with lake.reader(snapshot_id) as connection:
         rows = connection.execute("SELECT DISTINCT cohort FROM cases WHERE case_id = ? ORDER BY 1", [case_id]).fetchall()

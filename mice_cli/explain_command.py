@@ -27,14 +27,13 @@ def explain(
     from dagster_project.resources import Platform
     from feature_store.progress import log_to_stderr
     from mice_model.explanation.explain import explain_case
-    from mice_model.study import load_study
 
     log_to_stderr()
     data = os.environ.get("MICE_DATA")
     with failing():
         platform = Platform(home_folder=str(home or ""), study=study)
         done = explain_case(
-            load_study(platform.study_file),
+            platform.wanted_study,
             platform.home,
             platform.contracts,
             case,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # Modules that decide no weight and no risk score, but what is said of them. A test holds that training imports none.
-PRESENTATION = ("held_out_slides", "kaplan_meier", "plots", "predictions", "report", "service", "summary", "svg")
+PRESENTATION = ("held_out_slides", "html_pages", "kaplan_meier", "plots", "predictions", "report", "service", "summary", "svg")
 
 
 @lru_cache

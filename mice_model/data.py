@@ -65,6 +65,10 @@ class StudyData:
         ours = self.cancer_index == self.cancer_types.index(cancer_type)
         return np.flatnonzero(ours & (self.fold >= 0) & (self.fold != fold)), np.flatnonzero(ours & (self.fold == fold))
 
+    def patches_per_slide(self, num_slides: int) -> int:
+        """Return the most patches that are taken of each slide of a case: its limit is shared between them."""
+        return max(self.study.features.patches_per_case // num_slides, 1)
+
     def patch_sample(self, rows: IntArray) -> NDArray[np.float32]:
         """Return evenly spaced patches of the bags of `rows`, (m, d); (0, 0) if they have no bags."""
         records = [bag for row in rows for bag in self.training_set.bags[row]]
@@ -195,9 +199,7 @@ class FoldData:
             return torch.empty(0, self.input_dims.get("slide", 1)), np.zeros(1, np.int32), bag_case
         of_case = [self.data.training_set.bags[row] for row in rows[bag_case]]
         num_slides = [len(bags) for bags in of_case]
-        # the limit is a case's, whoever else is in the batch: a case of several slides shares it between them
-        limit = self.data.study.features.patches_per_case
-        limits = [max(limit // num, 1) for num in num_slides for _ in range(num)]
+        limits = [self.data.patches_per_slide(num) for num in num_slides for _ in range(num)]
         packed, bounds = self.data.reader.pack(list(chain.from_iterable(of_case)), limits, rng, np.float16)
         # Scaler.apply for patches, which are never nan: torch widens and scales in place some 4 times as fast as numpy
         patches = torch.from_numpy(packed).float()

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mice_model.evaluation import Evaluation
 from mice_model.held_out_slides import HeldOutSlides
+from mice_model.html_pages import templates
 from mice_model.kaplan_meier import kaplan_meier_svg
 from mice_model.metrics import risk_groups
 from mice_model.plots import coverage_svg, forest_svg, routing_svg, training_curves_svg
@@ -51,13 +51,7 @@ def write_report(evaluation: Evaluation, summary: Mapping[str, Any], path: Path,
 
 def render(evaluation: Evaluation, summary: Mapping[str, Any], slides: HeldOutSlides | None = None) -> str:
     """Return the page as HTML."""
-    environment = Environment(
-        loader=PackageLoader("mice_model"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("mice_model")
     environment.filters |= {"c_index": _c_index, "signed": _signed, "p_value": _p_value, "label": _label}
     environment.tests["best"] = _is_best
     return environment.get_template("report.html.j2").render(

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from feature_store.contract import Contract
-from feature_store.errors import StudyError
 from feature_store.home import Home
 from feature_store.publish import Published
 from mice_model.artifacts import model_version, write_json
@@ -29,7 +28,7 @@ from mice_model.held_out_slides import held_out_slides
 from mice_model.predictions import publish_rows, save_rows
 from mice_model.protocol import Run, check_study, score_held_out
 from mice_model.report import write_report
-from mice_model.study import Study
+from mice_model.study import Study, cohorts_of
 from mice_model.summary import summarise
 from mice_model.workers import STAGES, Task, run_stage, saved_curves
 
@@ -69,9 +68,7 @@ def plan_training(study: Study, home: Home, contracts: Mapping[str, Contract], n
 
     Training that is done for an equal training set is found again by its content hash, whatever the snapshot's number.
     """
-    cohorts = tuple(cohort for cohort, contract in contracts.items() if contract.name in study.contracts)
-    if not cohorts:
-        raise StudyError(f"study {study.name}: no cohort of contracts {study.contracts}. Check the names in cohorts/.")
+    cohorts = cohorts_of(study, contracts)
     snapshot, set_id = newest_training_set(study, home, cohorts)
     plan = Plan(study, home, snapshot, cohorts, set_id, model_version(study, set_id), num_workers)
     kept = plan.folder / "plan.json"

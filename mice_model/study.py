@@ -3,8 +3,9 @@
 Everything that changes a result is in here, so the hash of a study, a training set and the code names a model version.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,6 +14,9 @@ from feature_store.errors import StudyError
 from feature_store.report_encoding import ReportEncoding
 from kernels.backend import Backend
 from mice_model.config import ExpertConfig, ModalityConfig, ModelConfig, ScanConfig
+
+if TYPE_CHECKING:
+    from feature_store.contract import Contract
 
 TFIDF = "tfidf-svd"  # the encoder of reports that needs no weights (text.py)
 Modality = Literal["slide", "omics", "report", "clinical"]
@@ -140,6 +144,14 @@ class Study(_Strict):
             ),
             kernel_backend=self.network.kernel_backend,
         )
+
+
+def cohorts_of(study: Study, contracts: Mapping[str, "Contract"]) -> tuple[str, ...]:
+    """Return the cohorts that a study is of; `contracts` maps cohort -> contract. Raises StudyError where there is none."""
+    cohorts = tuple(cohort for cohort, contract in contracts.items() if contract.name in study.contracts)
+    if not cohorts:
+        raise StudyError(f"study {study.name}: no cohort of contracts {study.contracts}. Check the names in cohorts/.")
+    return cohorts
 
 
 def load_study(path: Path) -> Study:

@@ -155,7 +155,7 @@ def _array(tensor: torch.Tensor) -> FloatArray:
 def _by_slide(run: Run, row: int, attention_P: FloatArray) -> tuple[SlideAttention, ...]:
     """Cut the case's attention by slide, in the order and with the rows that `FoldData.batch` packs them in."""
     bags = run.data.training_set.bags[row]
-    limit = max(run.data.study.features.patches_per_case // len(bags), 1)
+    limit = run.data.patches_per_slide(len(bags))
     rows = [even_rows(bag.num_patches, limit) for bag in bags]
     ends = np.cumsum([len(each) for each in rows])
     if ends[-1] != len(attention_P):

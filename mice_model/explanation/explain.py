@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from feature_store.case_slides import cohorts_of, find_slide, slide_sources
+from feature_store.case_slides import cohorts_with, find_slide, slide_sources
 from feature_store.contract import Contract
 from feature_store.erase.tombstones import load_tombstones
-from feature_store.errors import CaseMissingError, CaseUnusableError, LandingMissingError, PagePlaceError, StudyError
+from feature_store.errors import CaseMissingError, CaseUnusableError, LandingMissingError, PagePlaceError
 from feature_store.explanation_pages import page_path
 from feature_store.home import Home
 from feature_store.lake import Lake
@@ -23,7 +23,7 @@ from mice_model.explanation.slides import FindSlide, see_slides, top_patches
 from mice_model.explanation.standing import read_standing
 from mice_model.explanation.trained import TrainedModel, find_trained, networks_of
 from mice_model.protocol import Run
-from mice_model.study import Study
+from mice_model.study import Study, cohorts_of
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,7 @@ def explain_case(
         raise PagePlaceError(
             f"output {output}: in the home, expected a place outside of it, or none: an erasure knows pages by their own place."
         )
-    cohorts = tuple(cohort for cohort, contract in contracts.items() if contract.name in study.contracts)
-    if not cohorts:
-        raise StudyError(f"study {study.name}: no cohort of contracts {study.contracts}. Check the names in cohorts/.")
+    cohorts = cohorts_of(study, contracts)
     model = find_trained(study, home, cohorts)
     with open_study(model.study, home, model.snapshot_id, cohorts) as opened:
         row = _row(opened, home, case_id)
@@ -77,7 +75,7 @@ def _row(data: StudyData, home: Home, case_id: str) -> int:
     rows = (data.training_set.cases["case_id"] == case_id).arg_true()
     if len(rows) and data.cancer_index[rows[0]] >= 0:
         return int(rows[0])
-    known = cohorts_of(Lake(home), snapshot, case_id)
+    known = cohorts_with(Lake(home), snapshot, case_id)
     if not known:
         raise CaseMissingError(
             f"case {case_id}: no row in snapshot {snapshot}, which the model of {study.name} was trained on, expected one. "

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from feature_store.durable import sync_file, sync_folder
 from feature_store.explanation_pages import unfinished
@@ -20,6 +19,7 @@ from mice_model.explanation.pictures import gradient_css
 from mice_model.explanation.slides import SeenSlide, TopPatch
 from mice_model.explanation.standing import Standing
 from mice_model.explanation.trained import Networks
+from mice_model.html_pages import templates
 
 NUM_TERMS = 15
 # A score that the evaluation has and this run does not give again: other code, or another kind of machine.
@@ -97,13 +97,7 @@ def write_page(html: str, path: Path) -> None:
 
 def render(subject: Subject, found: Findings) -> str:
     """Return the page as HTML."""
-    environment = Environment(
-        loader=PackageLoader("mice_model.explanation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates("mice_model.explanation")
     environment.filters |= {"signed": _signed, "percent": _percent}
     report, parts = found.attribution.report, []
     if report is not None and report.contributions is not None:
