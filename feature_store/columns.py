@@ -111,6 +111,23 @@ ALIAS_SOURCE = key("source", "Whose identifier the alias is, as the contract dec
 AGE = Column("age_at_diagnosis_years", "DOUBLE", "Age at diagnosis.", unit="years", minimum=0.0, maximum=120.0)
 SEX = Column("sex", "VARCHAR", "Sex as recorded.", allowed=("female", "male"))
 STAGE = Column("stage", "DOUBLE", "Tumour stage as an ordinal: 0, I = 1 to IV = 4.", minimum=0.0, maximum=4.0)
+SUBSTAGE = Column(
+    "substage",
+    "DOUBLE",
+    "Tumour stage as an ordinal that keeps its letter: IIIA = 3.0, IIIB = 3.33, IIIC = 3.67, III without one = 3.3; I to IV "
+    "alike; 0 = 0.",
+    minimum=0.0,
+    maximum=5.0,
+)
+T_STAGE = Column(
+    "t_stage",
+    "DOUBLE",
+    "AJCC T as an ordinal: T1 = 1, each letter 0.2 more (T1a = 1.2, T1b = 1.4); T0 and Tis = 0.",
+    minimum=0.0,
+    maximum=5.0,
+)
+N_STAGE = Column("n_stage", "DOUBLE", "AJCC N as an ordinal, as t_stage; isolated tumour cells are N0.", minimum=0.0, maximum=4.0)
+M_STAGE = Column("m_stage", "DOUBLE", "AJCC M as an ordinal: M0 = 0, M1 = 1, letters as t_stage.", minimum=0.0, maximum=2.0)
 GRADE = Column("grade", "DOUBLE", "Histological grade as an ordinal, 1 to 4.", minimum=1.0, maximum=4.0)
 HISTOLOGY = Column("histology", "VARCHAR", "Histological type as recorded by the source.")
 RACE = Column("race", "VARCHAR", "Race as recorded by the source; for audits of fairness, not a model input by default.")

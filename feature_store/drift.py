@@ -36,10 +36,9 @@ def drift(lake: Lake, staged: Staged, cohort: str) -> list[str]:
         kept = have.filter(pl.col("modality") == modality)["case_id"]
         lines += _gone(f"cases with {modality}", cases["case_id"], kept, limit)
     for table in (CLINICAL, FOLLOW_UP):
+        before = published[table.name]  # of an older version, which may have had fewer columns
         empty = [
-            column.name
-            for column in table.columns
-            if published[table.name][column.name].count() and not now[table.name][column.name].count()
+            name for name in table.schema if name in before.columns and before[name].count() and not now[table.name][name].count()
         ]
         lines += [f"{table.name}.{name} has no value left" for name in empty]
     return lines

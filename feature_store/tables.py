@@ -114,7 +114,21 @@ CLINICAL = Table(
     "clinical",
     "case: baseline clinical variables",
     ("case_id",),
-    (*_ID, c.AGE, c.SEX, c.STAGE, c.GRADE, c.HISTOLOGY, c.RACE, c.DIAGNOSIS_YEAR, c.SOURCE),
+    (
+        *_ID,
+        c.AGE,
+        c.SEX,
+        c.STAGE,
+        c.SUBSTAGE,
+        c.T_STAGE,
+        c.N_STAGE,
+        c.M_STAGE,
+        c.GRADE,
+        c.HISTOLOGY,
+        c.RACE,
+        c.DIAGNOSIS_YEAR,
+        c.SOURCE,
+    ),
 )
 FOLLOW_UP = Table(
     "follow_up",

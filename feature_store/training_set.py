@@ -22,17 +22,20 @@ from feature_store.leakage import refuse_late_columns, refuse_people_twice, refu
 from feature_store.publish import DATA_MESSAGES
 from feature_store.report_embeddings import embeddings_of_cases
 from feature_store.report_encoding import ReportEncoding
-from feature_store.tables import CASE_ALIASES, REPORT_EMBEDDINGS
+from feature_store.tables import CASE_ALIASES, CLINICAL, REPORT_EMBEDDINGS
 from feature_store.vectors import open_vectors
 
 # The tables whose contents make a training set what it is.
 _FEATURE_TABLES = (
-    "cases", "endpoints", "clinical", "rna", "copy_number", "gene_panels", "mutations", "reports", "slides", "patch_bags",
-    "modality_matrix", "folds",
+    "cases", "endpoints", "clinical", "rna", "copy_number", "protein", "gene_panels", "mutations", "reports", "slides",
+    "patch_bags", "modality_matrix", "folds",
 )  # fmt: skip
-# The modalities that a training set has a part for; of what else a cohort may have (protein), training knows nothing.
-_MODALITIES = ("clinical", "rna", "copy_number", "mutations", "report", "slide")
-CLINICAL_FEATURES = ("age_at_diagnosis_years", "sex", "stage", "grade")
+# The modalities that a training set has a part for; of what else a cohort may come to have, training knows nothing.
+_MODALITIES = ("clinical", "rna", "copy_number", "protein", "mutations", "report", "slide")
+# What is read unless others are asked for; which of them a model uses is the model's business.
+CLINICAL_FEATURES = (
+    "age_at_diagnosis_years", "sex", "stage", "grade", "substage", "t_stage", "n_stage", "m_stage", "histology", "diagnosis_year",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class TrainingSet:
     clinical: pl.DataFrame
     rna: Vectors
     copy_number: Vectors
+    protein: Vectors
     mutations: Mutations
     reports: tuple[str | None, ...]
     report_embeddings: Vectors
@@ -168,8 +172,6 @@ def read_training_set(
         connection.register("chosen", cases.select("cohort", "case_id").with_row_index("row").to_arrow())
         refuse_people_twice(connection, cases)
         refuse_slides_twice(connection)
-        columns = ", ".join(["row", *(f'"{name}"' for name in clinical_features)])
-        clinical = _frame(connection, f"SELECT {columns} FROM chosen LEFT JOIN clinical USING (cohort, case_id) ORDER BY row")
         return TrainingSet(
             training_set_id=_content_id(connection, cohorts, endpoint, split, report_encoding),
             snapshot_id=snapshot_id,
@@ -178,9 +180,10 @@ def read_training_set(
             cases=cases.drop("duration_days", "event_observed"),
             duration_days=cases["duration_days"].to_numpy(),
             event_observed=cases["event_observed"].to_numpy(),
-            clinical=clinical.drop("row"),
+            clinical=_clinical(connection, clinical_features),
             rna=_vectors(lake.home, connection, cases, "rna"),
             copy_number=_vectors(lake.home, connection, cases, "copy_number"),
+            protein=_vectors(lake.home, connection, cases, "protein"),
             mutations=_mutations(connection, cases.height),
             reports=_reports(connection),
             report_embeddings=_report_embeddings(connection, cases.height, report_encoding),
@@ -191,6 +194,15 @@ def read_training_set(
 
 def _frame(connection: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, object] | None = None) -> pl.DataFrame:
     return pl.DataFrame(connection.execute(query, parameters or {}).to_arrow_table())
+
+
+def _clinical(connection: duckdb.DuckDBPyConnection, features: Sequence[str]) -> pl.DataFrame:
+    """Return baseline columns; one that the snapshot's table did not have yet has no value, as in a store that got it since."""
+    found = {name for name, *_ in connection.execute("FROM clinical LIMIT 0").description or ()}
+    types = {column.name: column.sql_type for column in CLINICAL.columns}
+    columns = [f'"{name}"' if name in found else f'NULL::{types[name]} AS "{name}"' for name in features]
+    query = f"SELECT {', '.join(['row', *columns])} FROM chosen LEFT JOIN clinical USING (cohort, case_id) ORDER BY row"
+    return _frame(connection, query).drop("row")
 
 
 def _vectors(home: Home, connection: duckdb.DuckDBPyConnection, cases: pl.DataFrame, table: str) -> Vectors:

@@ -54,8 +54,9 @@ class CaseVectors:
 
 
 def open_vectors(home: Home, connection: duckdb.DuckDBPyConnection, cases: pl.DataFrame, table: str) -> CaseVectors:
-    """Open the vectors of `cases` (n rows of cohort and case_id) in `table` (rna, copy_number) of the connection's snapshot.
+    """Open the vectors of `cases` (n rows of cohort and case_id) in `table` of the connection's snapshot.
 
+    `table`: rna, copy_number or protein.
     Features are the union of the cohorts' panels, sorted by name. Makes the cohorts' files in the cache where they are missing.
     """
     cohorts = cases["cohort"].unique().sort().to_list()

@@ -44,3 +44,11 @@ def test_drift(lake, corrupt, synthetic_contract, tmp_path, name, edit, expected
 def test_a_cohort_that_was_never_published_has_no_drift(lake, clean, tmp_path):
     assert drift(Lake(Home(tmp_path)), clean, "synthetic") == []
     assert drift(lake, clean, "another") == []
+
+
+def test_a_column_that_the_published_table_did_not_have_yet_is_no_drift(clean, tmp_path):
+    lake = Lake(Home(tmp_path))
+    publish_cohort(lake, clean, "synthetic")
+    with lake.transaction("an older version", "older") as transaction:
+        transaction.connection.execute("ALTER TABLE clinical DROP COLUMN stage")
+    assert drift(lake, clean, "synthetic") == []

@@ -130,7 +130,7 @@ def test_it_trains_and_predicts_without_genomics(tmp_path: Path) -> None:
     found = predictions(Platform(home_folder=str(home.root), study="hancock", num_workers=1), CONTRACT.cohorts)
     assert len(found) == 16  # two of five folds
     assert set(found["case_id"]) <= {f"{number:03}" for number in range(1, 41)}
-    assert set(found["missing_modalities"]) == {"copy_number,mutations,report,rna"}
+    assert set(found["missing_modalities"]) == {"copy_number,mutations,protein,report,rna"}
     assert found["risk_score"].is_finite().all()
     assert found["encoders"].str.contains("slide=deep-texture-vgg-256").all()
 

@@ -59,6 +59,20 @@ def test_missing_numbers_are_nan_and_placeholders_are_missing(
     assert {panel[i] for i in np.flatnonzero(np.isnan(values))} == {"EGFR", "MYC"}
 
 
+def test_a_case_without_any_value_does_not_have_the_modality(corrupt: Corrupt, bare: Callable[..., Staged]) -> None:
+    def blank(frame: pl.DataFrame) -> pl.DataFrame:
+        is_first = pl.int_range(pl.len()) == 0
+        return frame.with_columns(
+            pl.when(~is_first).then(pl.col(name)).alias(name) for name in frame.columns if name != "case_id"
+        )
+
+    landing = corrupt({"rna.csv.gz": blank})
+    staged, case_id = bare(landing), first_case(landing, "rna.csv.gz")
+    assert case_id not in ids(staged, "rna")
+    assert state(staged, case_id, "rna") == ("absent", "no source has it")
+    assert staged.table("rna").height == read_table(landing / "rna.csv.gz").height - 1
+
+
 def test_the_preferred_sample_is_kept_and_the_others_are_named(
     corrupt: Corrupt, bare: Callable[..., Staged], synthetic_contract: Contract
 ) -> None:

@@ -98,6 +98,37 @@ def test_no_outcome_is_among_the_slide_features(contract: Contract, landing: Pat
             assert not [name for name in columns if any(word in name for word in words)]
 
 
+def test_stages_with_their_letters(staged: Staged) -> None:
+    """Each value of the sources has a rule; of the 6,540 patients of cBioPortal's file 65 are no cases of ours."""
+    clinical, quarantine = staged.table("clinical"), staged.table("quarantine")
+    counted = {name: clinical[name].count() for name in ("stage", "substage", "t_stage", "n_stage", "m_stage")}
+    assert counted == {"stage": 8638, "substage": 8638, "t_stage": 5693, "n_stage": 4998, "m_stage": 4408}
+    of_both = clinical.filter(pl.col("substage") > 0)
+    assert of_both["substage"].floor().equals(of_both["stage"], check_names=False)
+    set_aside = quarantine.filter(pl.col("path").str.starts_with("raw/tsure_cbioportal/"))
+    found = set(set_aside.group_by("table_name", "reason").len().rows())
+    assert found == {
+        (table, reason, rows)
+        for table, times in (("clinical", 1), ("copy_number", 2))  # two panels
+        for reason, rows in (("case is not in the cases table", 65 * times), ("another of the case counts", 4 * times))
+    }
+
+
+def test_scores_of_a_sample_are_copy_number_and_no_rna(staged: Staged) -> None:
+    panels = staged.table("gene_panels").filter(pl.col("feature").str.contains(" "))
+    features = panels.group_by("modality", "panel_id").agg(pl.col("feature").unique().sort())
+    assert set(features["modality"]) == {"copy_number"}
+    assert sorted(features["feature"].to_list()) == [
+        ["Aneuploidy Score", "Fraction Genome Altered", "Tumor Break Load"],
+        ["Buffa Hypoxia Score", "Ragnum Hypoxia Score", "Winter Hypoxia Score"],
+    ]
+    vectors = staged.table("copy_number").filter(pl.col("panel_id").is_in(features["panel_id"].to_list()))
+    assert sorted(vectors.group_by("panel_id").len()["len"]) == [5418, 6451]
+    assert not vectors["values"].list.eval(pl.element().is_nan()).list.all().any()
+    present = staged.table("modality_matrix").filter(pl.col("state") == "present").group_by("modality").len()
+    assert set(present.rows()) >= {("rna", 4675), ("copy_number", 10_622), ("protein", 6693)}
+
+
 def test_folds_are_porpoises(staged: Staged, contract: Contract) -> None:
     folds = staged.table("folds").join(staged.table("cases").select("case_id", "cancer_type"), on="case_id")
     (split,) = contract.splits

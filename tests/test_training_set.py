@@ -74,6 +74,7 @@ def test_another_endpoint_has_its_own_cases_and_times(published_home: Home, data
 def test_every_array_has_a_row_per_case(data: TrainingSet) -> None:
     n = len(data)
     assert data.rna.values.shape[0] == data.copy_number.values.shape[0] == data.mutations.counts.shape[0] == n
+    assert data.protein.values.shape == (n, 0)  # the contract has none
     assert len(data.rna.is_present) == len(data.copy_number.is_present) == len(data.mutations.is_present) == n
     assert len(data.reports) == len(data.bags) == data.clinical.height == data.cases.height == n
 
@@ -81,13 +82,34 @@ def test_every_array_has_a_row_per_case(data: TrainingSet) -> None:
 def test_clinical_columns_are_aligned(data: TrainingSet, staged: Staged) -> None:
     clinical = data.cases.select("case_id").join(staged.table("clinical"), on="case_id", how="left", maintain_order="left")
     assert data.clinical.equals(clinical.select(data.clinical.columns))
-    assert data.clinical.columns == ["age_at_diagnosis_years", "sex", "stage", "grade"]
+    assert data.clinical.columns == [
+        *("age_at_diagnosis_years", "sex", "stage", "grade", "substage", "t_stage", "n_stage", "m_stage", "histology"),
+        "diagnosis_year",
+    ]
+    assert data.clinical["t_stage"].null_count() == len(data)  # the contract has none
     assert data.clinical["stage"].null_count() > 0
 
 
 def test_clinical_columns_can_be_chosen_or_left_out(published_home: Home) -> None:
     assert read(published_home, clinical_features=["diagnosis_year"]).clinical.columns == ["diagnosis_year"]
     assert read(published_home, clinical_features=[]).clinical.shape[1] == 0
+
+
+def test_a_column_that_a_snapshot_did_not_have_yet_has_no_value(published_home: Home, data: TrainingSet, tmp_path: Path) -> None:
+    """A snapshot of an older version stays readable; the next write to the store adds the column."""
+    home = Home(shutil.copytree(published_home.root, tmp_path / "home"))
+    with Lake(home).transaction("an older version", "older") as transaction:
+        transaction.connection.execute("ALTER TABLE clinical DROP COLUMN stage")
+        transaction.connection.execute("ALTER TABLE clinical DROP COLUMN t_stage")
+    older = read(home, snapshot_id=transaction.snapshot_id)
+    assert older.clinical.schema == data.clinical.schema
+    assert older.clinical["stage"].null_count() == older.clinical["t_stage"].null_count() == len(data)
+    assert older.clinical["grade"].equals(data.clinical["grade"])
+    with Lake(home).transaction("this version", "newer") as transaction:
+        transaction.connection.execute("UPDATE clinical SET t_stage = 2")
+    newer = read(home, snapshot_id=transaction.snapshot_id)
+    assert newer.clinical.schema == data.clinical.schema
+    assert set(newer.clinical["t_stage"]) == {2.0}
 
 
 @pytest.mark.parametrize("modality", ["rna", "copy_number"])
@@ -231,6 +253,20 @@ def test_panels_are_united_with_nan_where_a_case_has_none(two_panels: Home, clea
             is_measured = gene[0] <= "M" if cohort == "one" else gene[0] >= "E"
             want = float(source[case_id][f"{gene}_rnaseq"]) if is_measured else np.nan
             np.testing.assert_equal(data.rna.values[row, column], np.float32(want))
+
+
+def test_protein_is_read_as_rna_is(two_panels: Home, clean_landing: Path, synthetic_contract: Contract, tmp_path: Path) -> None:
+    source = synthetic_contract.rna[0].model_copy(update={"unit": "RPPA", "features": "(EGFR|MYC)_rnaseq"})
+    contract = halves(synthetic_contract, ("AMBER", "BIRCH"), "one", protein=(source,))
+    home = Home(tmp_path / "home")
+    publish_cohort(Lake(home), stage(contract, clean_landing, home), "one")
+    found, genes = read(home, ["one"]), read(two_panels, ["one"]).rna
+    assert found.protein.features == ("EGFR", "MYC")
+    np.testing.assert_array_equal(found.protein.is_present, genes.is_present)
+    of_both = [genes.features.index(name) for name in found.protein.features]
+    np.testing.assert_array_equal(found.protein.values, genes.values[:, of_both])
+    assert found.training_set_id != read(two_panels, ["one"]).training_set_id
+    assert ["protein" in missing for missing in found.missing_modalities] == (~found.protein.is_present).tolist()
 
 
 def test_a_cohort_not_asked_for_leaves_no_trace(two_panels: Home) -> None:

@@ -5,7 +5,9 @@ What belongs here: what all layouts have in common, and tables of cases. A file 
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 
+import numpy as np
 import polars as pl
 
 from feature_store import tables
@@ -24,7 +26,7 @@ def read_vectors(
     """Return (vectors, panels, mapping): the rows of `table`, and those of gene_panels and feature_mapping for its panels."""
     vectors, panels, mappings = [table.empty()], [tables.GENE_PANELS.empty()], [tables.FEATURE_MAPPING.empty()]
     for spec in specs:
-        for measured in _measured(ingest, spec, table.name):
+        for measured in map(_with_values, _measured(ingest, spec, table.name)):
             values = transformed(measured, spec.transform)
             report_implausible(ingest, measured, values, spec.plausible, table.name)
             panel_id = panel_of(table.name, spec.unit, measured.features)
@@ -46,6 +48,14 @@ def _measured(ingest: Ingest, spec: AnyVectorSource, table: str) -> Iterator[Mea
     if isinstance(spec, SampleFilesSource):
         return read_sample_files(ingest, spec, table)
     return _read_tables(ingest, spec, table)
+
+
+def _with_values(measured: Measured) -> Measured:
+    """Return the rows that have a value at all: a case without one does not have the modality."""
+    has_one = ~np.isnan(measured.values).all(axis=1)
+    if has_one.all():
+        return measured
+    return replace(measured, rows=measured.rows.filter(pl.Series(has_one)), values=measured.values[has_one])
 
 
 def _read_tables(ingest: Ingest, spec: VectorSource, table: str) -> Iterator[Measured]:
