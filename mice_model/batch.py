@@ -1,12 +1,13 @@
 """The one structure that flows from data to model: a batch of cases with packed bags. Tensors and ids only, no store.
 
-Shape legend: B cases, P patches (all bags packed), S bags (cases that have patches), d_m width of modality m.
+Shape legend: B cases, P patches (all bags packed), S bags (cases that have patches), M modalities, d_m width of modality m.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -21,6 +22,8 @@ class Batch:
     cu_seqlens: int32 (S + 1,), bag s is rows cu_seqlens[s]:cu_seqlens[s+1]; S counts cases with a bag only.
     bag_case_S: int64 (S,), the batch row of bag s, ascending.
     duration_days_B: float32, > 0.  event_observed_B: bool.  time_bin_B: int64 (0 <= bin < num_time_bins).
+    offset_B: float32, the log risk that a Cox model fitted beforehand gives the case, zero for a case without one; None
+    where no such model was fitted (a network with `cox_skip` refuses that).
     """
 
     case_ids: list[str]
@@ -33,6 +36,7 @@ class Batch:
     duration_days_B: Tensor
     event_observed_B: Tensor
     time_bin_B: Tensor
+    offset_B: Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of cases, B."""
@@ -58,4 +62,33 @@ class Batch:
             duration_days_B=change(self.duration_days_B),
             event_observed_B=change(self.event_observed_B),
             time_bin_B=change(self.time_bin_B),
+            offset_B=None if self.offset_B is None else change(self.offset_B),
         )
+
+
+def drop_modalities(batch: Batch, probability: float, generator: torch.Generator | None = None) -> Batch:
+    """Return the batch with each present modality of each case hidden with `probability`, but never a case's last one.
+
+    Where chance would hide all of a case, one of them, drawn uniformly, stays. A hidden vector is zero, a hidden bag's
+    patches are gone, and `present` says so; all else is the batch's own. Draws are made on the CPU.
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability: {probability}, expected 0 to 1")
+    names = list(batch.present)
+    present_BM = torch.stack([batch.present[name] for name in names], dim=1)
+    draw_BM = torch.rand(present_BM.shape, generator=generator).to(present_BM.device)
+    # Of a case that would lose all, the largest draw stays: given that all are below the probability, any is as likely.
+    survivor_B1 = draw_BM.masked_fill(~present_BM, -1.0).argmax(dim=1, keepdim=True)
+    kept_BM = present_BM & ((draw_BM >= probability).scatter(1, survivor_B1, value=True))
+    present = dict(zip(names, kept_BM.unbind(1), strict=True))
+    bags = [name for name in names if name not in batch.vectors]
+    keep_S = present[bags[0]][batch.bag_case_S] if bags else torch.ones_like(batch.bag_case_S, dtype=torch.bool)
+    lengths_S = batch.cu_seqlens.diff()
+    return replace(
+        batch,
+        present=present,
+        vectors={name: x.masked_fill(~present[name][:, None], 0.0) for name, x in batch.vectors.items()},
+        patches_Pd=batch.patches_Pd[keep_S.repeat_interleave(lengths_S)],
+        cu_seqlens=F.pad(lengths_S[keep_S].cumsum(0), (1, 0)).to(batch.cu_seqlens.dtype),
+        bag_case_S=batch.bag_case_S[keep_S],
+    )

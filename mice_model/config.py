@@ -4,9 +4,12 @@ Defaults are the paper's numbers (arXiv 2509.12600 and shared design model.md, s
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from kernels.backend import Backend
+
+ExpertGroup = Literal["consensual", "specialised", "overlapping"]
+EXPERT_GROUPS: tuple[ExpertGroup, ...] = get_args(ExpertGroup)
 
 
 @dataclass(frozen=True)
@@ -25,18 +28,27 @@ class ModalityConfig:
 
 @dataclass(frozen=True)
 class ScanConfig:
-    """The slide encoder's Mamba-1 block (MambaMIL): sizes as in the Mamba paper's notation."""
+    """The slide encoder's Mamba-1 block (MambaMIL): sizes as in the Mamba paper's notation.
+
+    `reordered` makes it MambaMIL's SR-Mamba: a second branch over each bag re-ordered with stride `rate`.
+    """
 
     state_dim: int = 16
     conv_width: int = 4
     expand: int = 2
     pool: Literal["post_mamba", "pre_mamba"] = "post_mamba"  # the released code pools pre_mamba
     attention_dim: int = 64
+    reordered: bool = False
+    rate: int = 10  # MambaMIL's own; unused unless reordered
 
 
 @dataclass(frozen=True)
 class ExpertConfig:
-    """The three expert groups and the router (paper section 4; ranks and k from the released defaults)."""
+    """The three expert groups and the router (paper section 4; ranks and k from the released defaults).
+
+    `groups`: those that exist at all; one that is left out has no parameters and is not computed.
+    `interaction`: `pairwise` adds a token per pair of modalities (encoders.PairTokens), a question the paper leaves open.
+    """
 
     consensual_rank: int = 64
     specialised_rank: int = 64
@@ -49,11 +61,17 @@ class ExpertConfig:
     pre_encoder_mlp_dim: int = 128
     fusion_dim_head: int = 64
     fusion_mlp_dim: int = 64
+    groups: tuple[ExpertGroup, ...] = EXPERT_GROUPS
+    interaction: Literal["none", "pairwise"] = "none"
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A whole MICE network."""
+    """A whole MICE network.
+
+    `cox_skip`: the logits start from Batch.offset_B, the log risk of a Cox model fitted beforehand (proportional odds).
+    `head_scale` multiplies the head's first weights: below 1, a network with a skip starts near the skip.
+    """
 
     cancer_types: tuple[str, ...]
     modalities: tuple[ModalityConfig, ...]
@@ -64,3 +82,5 @@ class ModelConfig:
     scan: ScanConfig = field(default_factory=ScanConfig)
     experts: ExpertConfig = field(default_factory=ExpertConfig)
     kernel_backend: Backend = "auto"
+    cox_skip: bool = False
+    head_scale: float = 1.0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mice_model.losses import TEMPERATURE, contrastive_loss, survival_nll, total_loss
+from mice_model.losses import RANKING_SCALE, TEMPERATURE, contrastive_loss, cox_loss, ranking_loss, survival_nll, total_loss
 from mice_model.time_bins import assign_time_bin, fit_time_bins
 
 HAZARDS = torch.tensor([[0.5, 0.2, 0.1]], dtype=torch.float64)
@@ -123,6 +123,121 @@ def test_total_loss(features, present, alpha):
     torch.testing.assert_close(parts.survival, survival)
     torch.testing.assert_close(parts.contrastive, contrastive)
     torch.testing.assert_close(parts.total, survival + alpha * contrastive)
+
+
+def literal_cox(risk, days, event, cancer):
+    terms = []
+    for i in range(len(risk)):
+        if event[i]:
+            at_risk = [risk[j] for j in range(len(risk)) if cancer[j] == cancer[i] and days[j] >= days[i]]
+            terms.append(torch.log(sum(torch.exp(r) for r in at_risk)) - risk[i])
+    return sum(terms) / len(terms)
+
+
+def literal_ranking(risk, days, event, cancer):
+    terms = []
+    for i in range(len(risk)):
+        for j in range(len(risk)):
+            later = days[i] < days[j] or (days[i] == days[j] and not event[j])
+            if event[i] and later and cancer[i] == cancer[j]:
+                terms.append(torch.log(1 + torch.exp(-(risk[i] - risk[j]) / RANKING_SCALE)))
+    return sum(terms) / len(terms)
+
+
+@pytest.fixture
+def outcomes():
+    """30 cases of 4 types (one with a single case) with many tied times, in no order."""
+    g = torch.Generator().manual_seed(11)
+    days = torch.randint(1, 8, (30,), generator=g).float()
+    event = torch.rand(30, generator=g) < 0.5
+    cancer = torch.cat((torch.tensor([7]), torch.randint(0, 3, (29,), generator=g)))
+    return days, event, cancer
+
+
+@pytest.mark.parametrize(("loss", "literal"), [(cox_loss, literal_cox), (ranking_loss, literal_ranking)])
+def test_risk_losses_against_the_literal_loop(outcomes, loss, literal):
+    risk = torch.randn(30, generator=torch.Generator().manual_seed(2), dtype=torch.float64).requires_grad_()
+    expected, found = literal(risk, *outcomes), loss(risk, *outcomes)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, risk)[0], torch.autograd.grad(expected, risk)[0])
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(5))
+    torch.testing.assert_close(loss(risk[order], *(x[order] for x in outcomes)), found)
+
+
+def test_cox_loss_by_hand():
+    # one type: risks log 1, log 2, log 3 at 1, 2, 3 days, the second censored: log(6 / 1) and log(3 / 3)
+    risk, days, event = torch.tensor([1.0, 2.0, 3.0]).log(), torch.tensor([1.0, 2.0, 3.0]), torch.tensor([True, False, True])
+    assert cox_loss(risk, days, event, torch.zeros(3, dtype=torch.int64)).item() == pytest.approx(math.log(6) / 2)
+    # the third of a type of its own leaves the first a risk set of 1 + 2
+    assert cox_loss(risk, days, event, torch.tensor([0, 0, 1])).item() == pytest.approx(math.log(3) / 2)
+    # both at the same time, Breslow: both have the risk set of both
+    tied = cox_loss(risk[:2], torch.ones(2), torch.tensor([True, True]), torch.zeros(2, dtype=torch.int64))
+    assert tied.item() == pytest.approx((math.log(3) + math.log(3 / 2)) / 2)
+
+
+def test_cox_loss_in_float32_neither_overflows_nor_cancels(outcomes):
+    risk = torch.randn(30, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 100
+    risk = torch.where(outcomes[2] == 1, risk + 1000, risk)  # one type far above the others
+    low = risk.float().requires_grad_()
+    found = cox_loss(low, *outcomes)
+    risk.requires_grad_()
+    # a shift of a whole type cancels: the literal sum would overflow without
+    shifted = torch.where(outcomes[2] == 1, risk - 1000, risk)
+    expected = literal_cox(shifted, *outcomes)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, low)[0].double(), torch.autograd.grad(expected, risk)[0], rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("loss", [cox_loss, ranking_loss])
+def test_risk_losses_without_an_event_are_zero_with_a_gradient(loss):
+    risk = torch.randn(4).requires_grad_()
+    found = loss(risk, torch.arange(4.0) + 1, torch.zeros(4, dtype=torch.bool), torch.zeros(4, dtype=torch.int64))
+    assert found.item() == 0
+    found.backward()
+    assert torch.equal(risk.grad, torch.zeros(4))
+
+
+def test_ranking_loss_falls_as_pairs_get_in_order(outcomes):
+    days, event, cancer = outcomes
+    assert ranking_loss(-days, days, event, cancer) < 0.1 * ranking_loss(days, days, event, cancer)
+
+
+WEIGHTS = {"survival_weight": 0.5, "alpha": 2.0, "cox_weight": 0.3, "ranking_weight": 0.7}
+
+
+@pytest.mark.parametrize("only", [*WEIGHTS, None])
+def test_each_term_has_its_weight_and_reads_zero_without(features, present, only):
+    risk = torch.linspace(-2, 0, 5, dtype=torch.float64)
+    output = SimpleNamespace(
+        hazards_BK=HAZARDS.expand(5, 3), survival_BK=SURVIVAL.expand(5, 3), modality_features=features, risk_score_B=risk
+    )
+    batch = SimpleNamespace(
+        time_bin_B=torch.tensor([0, 1, 2, 0, 1]),
+        event_observed_B=torch.tensor([True, True, False, False, True]),
+        duration_days_B=torch.tensor([3.0, 1.0, 5.0, 4.0, 2.0]),
+        cancer_type_B=torch.tensor([0, 0, 0, 1, 1]),
+        present=present,
+    )
+    outcome = (batch.duration_days_B, batch.event_observed_B, batch.cancer_type_B)
+    terms = {
+        "survival_weight": survival_nll(output.hazards_BK, output.survival_BK, batch.time_bin_B, batch.event_observed_B),
+        "alpha": contrastive_loss(features, present),
+        "cox_weight": cox_loss(risk, *outcome),
+        "ranking_weight": ranking_loss(risk, *outcome),
+    }
+    weights = {name: weight if only in {None, name} else 0.0 for name, weight in WEIGHTS.items()}
+    parts = total_loss(output, batch, **weights)
+    torch.testing.assert_close(parts.total, sum(weights[name] * term for name, term in terms.items()))
+    expected = [terms[name] if weights[name] else torch.tensor(0.0, dtype=torch.float64) for name in WEIGHTS]
+    for found, term in zip(parts[1:], expected, strict=True):
+        torch.testing.assert_close(found, term)
+
+
+def test_a_loss_of_nothing_is_refused(features, present):
+    with pytest.raises(ValueError, match="all 0, expected at least one above"):
+        total_loss(SimpleNamespace(hazards_BK=HAZARDS), SimpleNamespace(), 0.0, survival_weight=0.0)
 
 
 def test_bins_are_quantiles_of_the_uncensored_times():

@@ -5,6 +5,7 @@ which test_kernels.py checks.
 """
 
 import dataclasses
+from itertools import combinations
 
 import pytest
 import torch
@@ -12,13 +13,13 @@ from torch.nn import functional as F
 
 from kernels.causal_conv1d import causal_conv1d_reference
 from kernels.selective_scan import selective_scan_reference
-from mice_model.batch import Batch
+from mice_model.batch import Batch, drop_modalities
 from mice_model.blocks import FeedForwardBlock, Transformer, mlp
-from mice_model.config import ExpertConfig, ModalityConfig, ModelConfig, ScanConfig
+from mice_model.config import EXPERT_GROUPS, ExpertConfig, ModalityConfig, ModelConfig, ScanConfig
 from mice_model.encoders import segment_softmax
 from mice_model.experts import Router
 from mice_model.losses import total_loss
-from mice_model.mamba import MambaBlock
+from mice_model.mamba import MambaBlock, strided_order
 from mice_model.model import MICE
 
 EXPERTS = ExpertConfig(
@@ -54,7 +55,7 @@ def make_model(config=CONFIG, seed=0):
     return MICE(config).double().eval()
 
 
-def make_batch(bags=None, present=None, seed=1):
+def make_batch(bags=None, present=None, seed=1, offset=None):
     bags, present = BAGS if bags is None else bags, PRESENT if present is None else present
     g = torch.Generator().manual_seed(seed)
     num_cases, widths = 6, {"rna": 9, "report": 4}
@@ -72,6 +73,7 @@ def make_batch(bags=None, present=None, seed=1):
         duration_days_B=torch.rand(num_cases, generator=g) * 1000 + 1,
         event_observed_B=torch.tensor([True, False, True, True, False, False]),
         time_bin_B=torch.tensor([0, 1, 2, 3, 0, 1]),
+        offset_B=None if offset is None else torch.tensor(offset),
     )
 
 
@@ -136,14 +138,21 @@ class Literal:
 
     def mamba(self, name, x_PD):
         u, z = self.linear(f"{name}.in_proj", x_PD).chunk(2, dim=1)
+        y = self.branch(name, u, z)
+        if self.config.scan.reordered:  # every rate-th token, from the first, then from the second, ...
+            rows = [i for start in range(self.config.scan.rate) for i in range(start, len(x_PD), self.config.scan.rate)]
+            strided = self.branch(f"{name}.strided", torch.stack([u[i] for i in rows]), torch.stack([z[i] for i in rows]))
+            y = torch.stack([y[i] + strided[rows.index(i)] for i in range(len(x_PD))])
+        return self.linear(f"{name}.out_proj", y)
+
+    def branch(self, name, u, z):
         weight, bias = self.p[f"{name}.conv.weight"][:, 0], self.p[f"{name}.conv.bias"]
         u = causal_conv1d_reference(u, weight, bias, activation="silu")
         rank, N = self.p[f"{name}.dt_proj.weight"].shape[1], self.p[f"{name}.A_log"].shape[1]
         dt, B, C = self.linear(f"{name}.x_proj", u).split((rank, N, N), dim=1)
         delta = F.softplus(self.linear(f"{name}.dt_proj", dt))
         A, D = -torch.exp(self.p[f"{name}.A_log"]), self.p[f"{name}.D"]
-        y = selective_scan_reference(u, delta, A, B, C, D_D=D, delta_softplus=False) * (z * torch.sigmoid(z))
-        return self.linear(f"{name}.out_proj", y)
+        return selective_scan_reference(u, delta, A, B, C, D_D=D, delta_softplus=False) * (z * torch.sigmoid(z))
 
     def slide(self, name, patches_Pd):
         f = self.block(f"{name}.embed", patches_Pd)
@@ -157,14 +166,14 @@ class Literal:
         hidden = [self.linear(f"{name}.cls_linear", cls_D), self.linear(f"{name}.token_linear", tokens_TD.reshape(-1))]
         hidden = [F.selu(h) if self.config.block == "snn" else torch.relu(h) for h in hidden]
         decided = self.linear(f"{name}.head", torch.cat(hidden))
+        if "overlapping" not in self.config.experts.groups:
+            return {}, decided[0]
         E = len(EXPERTS.overlapping_ranks)
         p = torch.exp(decided[:E]) / torch.exp(decided[:E]).sum()
         kept = sorted(range(E), key=lambda e: -p[e].item())[: EXPERTS.top_k]
-        return {e: p[e] for e in kept}, decided[2 * E]
+        return {e: p[e] for e in kept}, decided[2 * E] if len(decided) > 2 * E else None
 
-    def case(self, batch, b):
-        c = int(batch.cancer_type_B[b])
-        cancer = self.p[f"cancer_embedding.vectors.{c}"]
+    def features(self, batch, b, cancer):
         bags = dict(zip(batch.bag_case_S.tolist(), batch.patches_Pd.split(batch.cu_seqlens.diff().tolist()), strict=True))
         features, attention = {}, None
         for modality in self.config.modalities:
@@ -178,16 +187,34 @@ class Literal:
                 for i in range(len(modality.hidden) + 1):
                     x = self.block(f"{name}.layers.{i}", x)
                 features[modality.name] = x
-        tokens = torch.stack([self.block("cancer_block", cancer), *features.values()])
-        shared = self.transformer("pre_encoder", torch.cat((self.p["pre_cls"][None], tokens)))
-        weights, gate = self.route(c, shared[0], shared[1:])
-        consensual = self.cls_of("experts.consensual", shared[1:])
-        specialised = gate * self.cls_of(f"experts.specialised.{c}", shared[1:])
-        mixed = sum(w * self.cls_of(f"experts.overlapping.{e}", shared[1:]) for e, w in weights.items())
-        norm = "experts.overlapping_norm"
-        overlapping = self.norm(mixed, self.p[f"{norm}.weight.vectors.{c}"], self.p[f"{norm}.bias.vectors.{c}"])
-        fused = self.cls_of("fusion", torch.stack((consensual, specialised, overlapping)))
-        logits = self.linear("head", fused)
+        return features, attention
+
+    def tokens(self, cancer, features):
+        tokens = [self.block("cancer_block", cancer), *features.values()]
+        if self.config.experts.interaction == "pairwise":
+            pairs = combinations(features.values(), 2)
+            tokens += [self.block(f"pair_tokens.blocks.{i}", x * y) for i, (x, y) in enumerate(pairs)]
+        return self.transformer("pre_encoder", torch.stack([self.p["pre_cls"], *tokens]))
+
+    def case(self, batch, b):
+        c = int(batch.cancer_type_B[b])
+        cancer = self.p[f"cancer_embedding.vectors.{c}"]
+        features, attention = self.features(batch, b, cancer)
+        shared = self.tokens(cancer, features)
+        groups, weights, outputs = self.config.experts.groups, {}, []
+        if set(groups) & {"specialised", "overlapping"}:
+            weights, gate = self.route(c, shared[0], shared[1:])
+        if "consensual" in groups:
+            outputs.append(self.cls_of("experts.consensual", shared[1:]))
+        if "specialised" in groups:
+            outputs.append(gate * self.cls_of(f"experts.specialised.{c}", shared[1:]))
+        if "overlapping" in groups:
+            mixed = sum(w * self.cls_of(f"experts.overlapping.{e}", shared[1:]) for e, w in weights.items())
+            norm = "experts.overlapping_norm"
+            outputs.append(self.norm(mixed, self.p[f"{norm}.weight.vectors.{c}"], self.p[f"{norm}.bias.vectors.{c}"]))
+        logits = self.linear("head", self.cls_of("fusion", torch.stack(outputs)))
+        if self.config.cox_skip:
+            logits = logits + batch.offset_B[b]
         alive, survival = 1.0, []
         for logit in logits:
             alive = alive * (1 - 1 / (1 + torch.exp(-logit)))
@@ -202,15 +229,26 @@ class Literal:
         }
 
 
+def with_experts(**changes):
+    return dataclasses.replace(CONFIG, experts=dataclasses.replace(EXPERTS, **changes))
+
+
+SUBSETS = [groups for size in (1, 2) for groups in combinations(EXPERT_GROUPS, size)]
 VARIANTS = {
     "snn, post": CONFIG,
     "mlp, pre": dataclasses.replace(CONFIG, block="mlp", scan=dataclasses.replace(CONFIG.scan, pool="pre_mamba")),
+    "SR-Mamba": dataclasses.replace(CONFIG, scan=dataclasses.replace(CONFIG.scan, reordered=True, rate=3)),
+    "SR-Mamba, rate 1": dataclasses.replace(CONFIG, scan=dataclasses.replace(CONFIG.scan, reordered=True, rate=1)),
+    "pairwise": with_experts(interaction="pairwise"),
+    "skip": dataclasses.replace(CONFIG, cox_skip=True, head_scale=0.1),
+    **{"+".join(groups): with_experts(groups=groups) for groups in SUBSETS},
+    "pairwise, one group": with_experts(interaction="pairwise", groups=("overlapping",)),
 }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_forward_against_the_literal_restatement(variant):
-    model, batch = make_model(VARIANTS[variant]), make_batch()
+    model, batch = make_model(VARIANTS[variant]), make_batch(offset=[0.5, -1.0, 2.0, 0.0, -0.25, 1.5])
     with torch.no_grad():  # vectors that are all ones or zeros would hide a swapped index
         for p in model.parameters():
             p.add_(0.2 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=p.dtype))
@@ -392,6 +430,11 @@ def test_paper_preset_has_about_44_million_parameters():
         ({"cancer_types": ()}, "cancer_types: none"),
         ({"experts": dataclasses.replace(EXPERTS, top_k=5)}, "top_k: 5, expected 1 to 4"),
         ({"scan": ScanConfig(pool="mean")}, "scan.pool: 'mean'"),
+        ({"scan": ScanConfig(rate=0)}, "scan.rate: 0, expected at least 1"),
+        ({"experts": dataclasses.replace(EXPERTS, groups=())}, "experts.groups: "),
+        ({"experts": dataclasses.replace(EXPERTS, groups=("consensual", "consensual"))}, "each once"),
+        ({"experts": dataclasses.replace(EXPERTS, groups=("shared",))}, "experts.groups: "),
+        ({"experts": dataclasses.replace(EXPERTS, interaction="all")}, "experts.interaction: 'all'"),
     ],
 )
 def test_configs_refused(change, message):
@@ -407,3 +450,118 @@ def test_batches_refused():
         ValueError, match=r"batch.present\['slide'\]: cases \[0, 2, 3\], expected those of bag_case_S, \[0, 2, 4\]"
     ):
         model(dataclasses.replace(batch, bag_case_S=torch.tensor([0, 2, 4])))
+
+
+def test_a_group_left_out_has_no_parameters_and_the_rest_trains():
+    for groups in SUBSETS:
+        model, batch = make_model(with_experts(groups=groups)).train(), make_batch()
+        names = {name.split(".")[1] for name, _ in model.named_parameters() if name.startswith("experts.")}
+        assert {name.removesuffix("_norm") for name in names} == set(groups)
+        assert bool(len(model.router.cancers)) == (groups != ("consensual",))
+        output = model(batch)
+        assert output.routing_BE.shape == (6, 4 if "overlapping" in groups else 0)
+        total_loss(output, batch).total.backward()
+        assert all(p.grad is not None for p in model.fusion.parameters()), groups
+
+
+def test_order_of_groups_in_the_config_does_not_matter():
+    turned = make_model(with_experts(groups=EXPERT_GROUPS[::-1]))
+    assert torch.equal(turned(make_batch()).logits_BK, make_model()(make_batch()).logits_BK)
+
+
+@pytest.mark.parametrize("rate", [1, 2, 3, 50])
+def test_strided_order_of_every_bag_by_hand(rate):
+    lengths, expected, start = [5, 0, 1, 7], [], 0
+    for length in lengths:
+        expected += [start + i for first in range(rate) for i in range(first, length, rate)]
+        start += length
+    bounds = torch.tensor([0, *lengths]).cumsum(0).int()
+    assert strided_order(13, bounds, rate, bounds.device).tolist() == expected
+    assert strided_order(0, bounds[:1], rate, bounds.device).tolist() == []
+    assert strided_order(5, None, rate, bounds.device).tolist() == expected[:5]
+
+
+def test_reordered_branch_adds_its_own_weights_only():
+    plain, both = MambaBlock(8, ScanConfig()), MambaBlock(8, ScanConfig(reordered=True, rate=2))
+    added = {name for name, _ in both.named_parameters()} - {name for name, _ in plain.named_parameters()}
+    shared = ("in_proj", "out_proj")
+    assert added == {f"strided.{name}" for name, _ in plain.named_parameters() if not name.startswith(shared)}
+    both(torch.randn(9, 8), torch.tensor([0, 4, 9], dtype=torch.int32)).sum().backward()
+    assert all(p.grad is not None for p in both.parameters())
+
+
+def test_skip_is_proportional_odds_and_a_small_head_stays_near_it():
+    config = dataclasses.replace(CONFIG, cox_skip=True, head_scale=0.0)
+    offset = [2.0, -1.0, 0.0, 0.5, -3.0, 1.0]
+    output = make_model(config)(make_batch(offset=offset))
+    assert output.risk_score_B.argsort().tolist() == torch.tensor(offset).argsort().tolist()
+    odds = output.hazards_BK / (1 - output.hazards_BK)
+    torch.testing.assert_close(odds[0] / odds[2], torch.full((4,), 2.0, dtype=torch.float64).exp())
+    with pytest.raises(ValueError, match=r"batch.offset_B: None, expected the Cox log risk"):
+        make_model(config)(make_batch())
+    assert torch.equal(make_model()(make_batch(offset=offset)).logits_BK, make_model()(make_batch()).logits_BK)
+
+
+def test_head_scale_scales_the_first_weights_alone():
+    plain, scaled = make_model(), make_model(dataclasses.replace(CONFIG, head_scale=0.25))
+    torch.testing.assert_close(scaled.head.weight, plain.head.weight * 0.25)
+    for name, p in plain.named_parameters():
+        assert name == "head.weight" or torch.equal(p, scaled.get_parameter(name)), name
+
+
+def test_offset_moves_with_the_batch():
+    batch = make_batch(offset=[0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
+    assert torch.equal(batch.to(torch.device("cpu")).offset_B, batch.offset_B)
+    assert make_batch().to(torch.device("cpu")).offset_B is None
+
+
+def test_stand_ins_are_those_of_the_absent_and_there_for_the_others_too():
+    model, batch = make_model(), make_batch()
+    stand_ins, features = model.stand_ins(batch), model(batch).modality_features
+    for name, present in batch.present.items():
+        assert stand_ins[name].shape == (6, 8)
+        torch.testing.assert_close(stand_ins[name][~present], features[name][~present])
+        assert not torch.isclose(stand_ins[name][present], features[name][present]).all(1).any()
+
+
+def test_dropped_modalities_are_what_select_would_make_without_them():
+    batch = make_batch()
+    for seed in range(20):
+        found = drop_modalities(batch, 0.6, torch.Generator().manual_seed(seed))
+        assert all((found.present[name] <= batch.present[name]).all() for name in batch.present)
+        bags = dict(zip(batch.bag_case_S.tolist(), batch.patches_Pd.split(batch.cu_seqlens.diff().tolist()), strict=True))
+        kept = [case for case in bags if found.present["slide"][case]]
+        assert found.bag_case_S.tolist() == kept
+        assert torch.equal(found.patches_Pd, torch.cat([batch.patches_Pd[:0], *(bags[case] for case in kept)]))
+        assert found.cu_seqlens.tolist() == [0, *torch.tensor([len(bags[case]) for case in kept]).cumsum(0).tolist()]
+        assert found.cu_seqlens.dtype == torch.int32
+        for name, x in batch.vectors.items():
+            for case in range(6):
+                assert torch.equal(found.vectors[name][case], x[case] * found.present[name][case])
+        had, has = (sum(b.present.values()) for b in (batch, found))
+        assert torch.equal(had > 0, has > 0)
+        assert torch.isfinite(make_model()(found).logits_BK).all()
+
+
+def test_modalities_are_dropped_as_often_as_asked():
+    cases = 20_000
+    present = {name: torch.ones(cases, dtype=torch.bool) for name in ("rna", "report")}
+    present["report"][0] = present["rna"][1] = False
+    whole = dataclasses.replace(
+        make_batch({}),
+        present=present,
+        vectors={name: torch.ones(cases, 2) for name in present},
+    )
+    found = drop_modalities(whole, 0.3, torch.Generator().manual_seed(0)).present
+    # one is gone if it is drawn (0.3) less half the time that both are, when one of them stays
+    for name in present:
+        assert (~found[name][2:]).float().mean().item() == pytest.approx(0.3 - 0.09 / 2, abs=0.01)
+    assert found["rna"][0]
+    assert found["report"][1]
+    one = drop_modalities(whole, 1.0, torch.Generator().manual_seed(0)).present
+    assert torch.equal(one["rna"].int() + one["report"].int(), torch.ones(cases, dtype=torch.int32))
+    assert 0.45 < one["rna"].float().mean() < 0.55
+    none = drop_modalities(whole, 0.0).present
+    assert all(torch.equal(none[name], present[name]) for name in present)
+    with pytest.raises(ValueError, match=r"probability: 1\.5"):
+        drop_modalities(whole, 1.5)
