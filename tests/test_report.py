@@ -26,7 +26,7 @@ from mice_model.metrics import (
     resampled_concordance,
     risk_groups,
 )
-from mice_model.plots import MAX_PNG_BYTES, coverage_png
+from mice_model.plots import MAX_PNG_BYTES, coverage_png, training_curves_svg
 from mice_model.report import render, write_report
 from mice_model.summary import summarise
 
@@ -246,6 +246,21 @@ def test_page_is_well_formed_and_ids_are_unique(page):
     assert referred <= set(checker.ids)
     assert all(checker.ids.count(name) == 1 for name in referred)
     assert "a &lt;small&gt; study" in page
+
+
+def test_a_choice_by_held_out_cases_is_said_at_the_top(evaluation, summary, page):
+    author = text_of(render(replace(evaluation, protocol="author: epochs chosen by the held-out C-index"), summary))
+    assert "too good by construction" in author.split("C-index by cancer type")[0]
+    assert "no curve shows a held-out case" not in author
+    assert "too good by construction" not in page
+    assert "no curve shows a held-out case" in text_of(page)
+
+
+def test_the_start_of_a_fit_may_be_its_chosen_epoch():
+    curve = TrainingCurve("finetune", "blca", 0, 3, (1.5, 1.2), (0.5, 0.6), 0)
+    started = training_curves_svg("x", [replace(curve, start_c_index=0.65)])
+    assert started != training_curves_svg("x", [curve])
+    assert ">0</text>" in started
 
 
 def test_write_report_is_atomic(evaluation, summary, tmp_path, monkeypatch):
