@@ -1,6 +1,7 @@
 """What the UI shows of a materialization: counts, schemas, small tables and pictures (under 60 kB). No decision is made here."""
 
 import base64
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,8 +103,8 @@ def table_metadata(table: "Table", published: "Published") -> Metadata:
 def curve_metadata(curves: "Sequence[TrainingCurve]") -> Metadata:
     """Describe fits: how many, the chosen epochs, the inner C-index they were chosen by."""
     lines = [
-        f"| {c.fold} | {c.seed} | {c.cancer_type or 'all'} | {c.chosen_epoch + 1} of {len(c.train_loss)} | "
-        f"{c.train_loss[c.chosen_epoch]:.3f} | {c.inner_c_index[c.chosen_epoch]:.3f} |"
+        f"| {c.fold} | {c.seed} | {c.cancer_type or 'all'} | {c.chosen_epoch} of {len(c.train_loss)} | "
+        f"{(math.nan, *c.train_loss)[c.chosen_epoch]:.3f} | {(c.start_c_index, *c.inner_c_index)[c.chosen_epoch]:.3f} |"
         for c in curves
     ]
     head = ["| fold | seed | cancer type | epoch | training loss | inner C-index |", "|---|---|---|---|---|---|"]

@@ -1,29 +1,29 @@
 """A model version on disk: weights and fitted pipeline as safetensors plus JSON, never pickles. Written beside and renamed.
 
-Layout below `models/<model_version>/`: plan.json, counts.json, seconds.json, fold-<k>/pipeline.*, fold-<k>/pretrained-seed<s>.*,
-fold-<k>/<cancer_type>-seed<s>.*, predictions.parquet, evaluations.parquet, summary.json; a `.json` beside each `.safetensors` is
-written last, so it marks the pair complete.
+Layout below `models/<model_version>/`: plan.json, counts.json, seconds.json, fold-<k>/pipeline.*, fold-<k>/skip.*,
+fold-<k>/pretrained-seed<s>.*, fold-<k>/<cancer_type>-seed<s>.*, the same in fold-<k>/<baseline>/, predictions.parquet,
+evaluations.parquet, summary.json; a `.json` beside each `.safetensors` is written last, so it marks the pair complete.
 """
 
 import hashlib
 import json
 import os
 import uuid
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from mice_model.array_trees import put_together, take_apart
 from mice_model.code_version import code_hash
-from mice_model.design_matrix import CategoricalColumn, ClinicalDesign, NumericColumn
 from mice_model.evaluation import TrainingCurve
-from mice_model.preprocessing import FeaturePipeline, MutationPart, Scaler, VectorPart
 from mice_model.study import Study
-from mice_model.text import TextEncoder
+
+Fitted = TypeVar("Fitted")
 
 
 def model_version(study: Study, training_set_id: str) -> str:
@@ -74,9 +74,9 @@ def load_curve(path: Path) -> TrainingCurve | None:
     return TrainingCurve(**fields_by_name)
 
 
-def network_path(folder: Path, fold: int, cancer_type: str, seed: int) -> Path:
-    """Return where a network lies; no cancer type names the pre-trained one."""
-    return folder / f"fold-{fold}" / f"{cancer_type or 'pretrained'}-seed{seed}"
+def network_path(folder: Path, fold: int, cancer_type: str, seed: int, kind: str = "") -> Path:
+    """Return where a network lies; no cancer type names the pre-trained one, `kind` a baseline's."""
+    return folder / f"fold-{fold}" / kind.replace(":", "-") / f"{cancer_type or 'pretrained'}-seed{seed}"
 
 
 def load_network(path: Path) -> tuple[dict[str, Tensor], TrainingCurve] | None:
@@ -87,51 +87,17 @@ def load_network(path: Path) -> tuple[dict[str, Tensor], TrainingCurve] | None:
     return {name: torch.from_numpy(array) for name, array in found[0].items()}, curve
 
 
-def save_pipeline(path: Path, pipeline: FeaturePipeline) -> None:
-    """Save a fitted pipeline: its arrays, and its names and numbers."""
+def save_fitted(path: Path, fitted: Any) -> None:
+    """Save what was fitted on training cases, a tree of dataclasses: its arrays, and its names and numbers."""
     arrays: dict[str, Any] = {}
-    about = {f.name: _split(getattr(pipeline, f.name), f.name, arrays) for f in fields(pipeline)}
+    about = take_apart(fitted, "", arrays)
     save_pair(path, arrays, about)
 
 
-def load_pipeline(path: Path) -> FeaturePipeline | None:
-    """Return the pipeline saved at `path`, or None if there is no complete pair."""
+def load_fitted(path: Path, kind: type[Fitted]) -> Fitted | None:
+    """Return what was saved at `path`, a `kind`, or None if there is no complete pair."""
     found = load_pair(path)
     if found is None:
         return None
-    arrays, about = found
-
-    def scaler(name: str, plain: dict[str, Any]) -> Scaler:
-        return Scaler(arrays[f"{name}.mean"], arrays[f"{name}.std"], plain["clip"])
-
-    parts: dict[str, Any] = {}
-    for name, plain in about.items():
-        if plain is None:
-            parts[name] = None
-        elif name in {"rna", "copy_number"}:
-            parts[name] = VectorPart(tuple(plain["features"]), scaler(f"{name}.scaler", plain["scaler"]))
-        elif name == "mutations":
-            parts[name] = MutationPart(tuple(plain["genes"]), scaler(f"{name}.scaler", plain["scaler"]))
-        elif name == "text":
-            parts[name] = TextEncoder(tuple(plain["terms"]), arrays["text.idf"], arrays["text.components"])
-        elif name == "clinical":
-            parts[name] = ClinicalDesign(
-                tuple(NumericColumn(**column) for column in plain["numeric"]),
-                tuple(CategoricalColumn(**{**c, "categories": tuple(c["categories"])}) for c in plain["categorical"]),
-                tuple(plain["left_out"]),
-            )
-        else:
-            parts[name] = scaler(name, plain)
-    return FeaturePipeline(**parts)
-
-
-def _split(value: Any, name: str, arrays: dict[str, Any]) -> Any:
-    """Move the arrays in a tree of dataclasses to `arrays`, by dotted name; return the rest as JSON types."""
-    if isinstance(value, np.ndarray):
-        arrays[name] = value
-        return None
-    if is_dataclass(value):
-        return {f.name: _split(getattr(value, f.name), f"{name}.{f.name}", arrays) for f in fields(value)}
-    if isinstance(value, tuple):
-        return [_split(item, f"{name}.{index}", arrays) for index, item in enumerate(value)]
-    return value
+    fitted: Fitted = put_together(kind, found[1], "", found[0])
+    return fitted

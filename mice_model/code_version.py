@@ -10,7 +10,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # Modules that decide no weight and no risk score, but what is said of them. A test holds that training imports none.
-PRESENTATION = ("held_out_slides", "html_pages", "kaplan_meier", "plots", "predictions", "report", "service", "summary", "svg")
+PRESENTATION = (
+    "alarms", "calibration", "comparison", "comparison_figures", "discrimination", "held_out_slides", "html_pages",
+    "kaplan_meier", "plots", "predicted_survival", "predictions", "report", "report_words", "scored_folds", "service",
+    "summary", "survival_figures", "survival_metrics", "svg",
+)  # fmt: skip
 
 
 @lru_cache

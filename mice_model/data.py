@@ -19,9 +19,11 @@ from feature_store.lake import Lake
 from feature_store.leakage import refuse_held_out
 from feature_store.training_set import TrainingSet, latest_snapshot, read_training_set, training_set_id
 from mice_model.batch import Batch
+from mice_model.cox_skip import FittedSkip, Outcomes
 from mice_model.evaluation import Coverage
-from mice_model.preprocessing import Encoded, FeaturePipeline
+from mice_model.preprocessing import Encoded, FeaturePipeline, Rows
 from mice_model.report_cleaning import PreparedReports, prepared
+from mice_model.resampling import stratified_split
 from mice_model.study import TFIDF, Study
 from mice_model.text import TermCounts
 
@@ -52,9 +54,29 @@ class StudyData:
         """The fold each case is held out in; -1 for a case the split does not place."""
         return self.training_set.cases["fold"].fill_null(-1).to_numpy().astype(np.int64)
 
+    @property
+    def rows(self) -> Rows:
+        """The cases as the feature pipeline sees them."""
+        return Rows(self.cancer_index, len(self.cancer_types))
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """The cases' outcomes as the skip's fit sees them."""
+        data = self.training_set
+        return Outcomes(data.duration_days, data.event_observed, self.cancer_index, len(self.cancer_types))
+
     def training_rows(self, fold: int) -> IntArray:
-        """Return the rows that may be trained on when `fold` is held out: every usable case of another fold or of none."""
-        return np.flatnonzero((self.fold != fold) & (self.cancer_index >= 0))
+        """Return the rows that may be trained on when `fold` is held out: every usable case of another fold or of none.
+
+        Of a study with a `training_share`, that share of them, the same for whatever is fitted.
+        """
+        rows = np.flatnonzero((self.fold != fold) & (self.cancer_index >= 0))
+        share = self.study.training_share
+        if share == 1:
+            return rows
+        strata = self.cancer_index[rows] * 2 + self.training_set.event_observed[rows]
+        chosen, _ = stratified_split(strata, 1 - share, np.random.default_rng([self.study.training_share_seed, fold]))
+        return rows[chosen]
 
     def refuse_held_out(self, rows: IntArray, fold: int) -> None:
         """Raise LeakageError if any of `rows` is held out in `fold`: for whoever is about to fit something on them."""
@@ -63,7 +85,8 @@ class StudyData:
     def cohort_rows(self, cancer_type: str, fold: int) -> tuple[IntArray, IntArray]:
         """Return (training, held out) rows of one cancer type within the split's own cases."""
         ours = self.cancer_index == self.cancer_types.index(cancer_type)
-        return np.flatnonzero(ours & (self.fold >= 0) & (self.fold != fold)), np.flatnonzero(ours & (self.fold == fold))
+        rows = self.training_rows(fold)
+        return rows[ours[rows] & (self.fold[rows] >= 0)], np.flatnonzero(ours & (self.fold == fold))
 
     def patches_per_slide(self, num_slides: int) -> int:
         """Return the most patches that are taken of each slide of a case: its limit is shared between them."""
@@ -165,6 +188,7 @@ class FoldData:
     pipeline: FeaturePipeline
     encoded: Encoded
     time_bin: IntArray
+    skip: FittedSkip | None = None  # its log risks are cross-fitted for training cases
 
     @property
     def input_dims(self) -> dict[str, int]:
@@ -189,6 +213,7 @@ class FoldData:
             duration_days_B=torch.from_numpy(data.duration_days[rows].astype(np.float32)),
             event_observed_B=torch.from_numpy(data.event_observed[rows]),
             time_bin_B=torch.from_numpy(self.time_bin[rows]),
+            offset_B=None if self.skip is None else torch.from_numpy(self.skip.log_risk[rows].astype(np.float32)),
         )
 
     def _bags(self, rows: IntArray, rng: np.random.Generator | None) -> tuple[Tensor, NDArray[np.int32], IntArray]:

@@ -17,6 +17,8 @@ class HeldOut:
     names are `mice` and those of the baselines (`cox_clinical`, `cox_rna`, `cox_clinical_rna`, `rsf`, ...). Risks of different
     folds come from different models, so they are comparable within a fold only.
     `survival_bins` (n, K): MICE's predicted survival at the end of each time bin; `routing` (n, E): overlapping-expert weights.
+    `training_outcomes`: fold -> (durations in days, events) of this cancer type's training cases of that fold, on which metrics
+    fit tau, times and censoring weights; empty in an evaluation made before it was kept.
     """
 
     cancer_type: str
@@ -28,11 +30,15 @@ class HeldOut:
     survival_bins: NDArray[np.float64]
     bin_edges_days: dict[int, tuple[float, ...]]  # fold -> inner edges
     routing: NDArray[np.float64]
+    training_outcomes: dict[int, tuple[NDArray[np.float64], NDArray[np.bool_]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class TrainingCurve:
-    """Loss by epoch of one fit; `inner_c_index` is measured on the inner validation part of the training cases (nan if none)."""
+    """Loss by epoch of one fit; `inner_c_index` is measured on the inner validation part of the training cases (nan if none).
+
+    `chosen_epoch` counts from 1; 0 is the state that the fit started from, whose inner C-index is `start_c_index`.
+    """
 
     stage: str  # "pretrain" | "finetune"
     cancer_type: str  # "" for pre-training
@@ -42,6 +48,7 @@ class TrainingCurve:
     inner_c_index: tuple[float, ...]
     chosen_epoch: int
     kernels: tuple[str, ...] = ()  # which implementation of each kernel ran, as `operation=backend`
+    start_c_index: float = float("nan")
 
 
 @dataclass(frozen=True)

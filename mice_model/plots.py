@@ -29,8 +29,12 @@ MAX_PNG_BYTES = 60_000  # Dagster keeps metadata inline in its event log
 
 
 def training_curves_svg(title: str, curves: Sequence[TrainingCurve]) -> str:
-    """Draw loss and inner C-index by epoch, a line per fit, coloured by cancer type; dots mark the chosen epochs."""
+    """Draw loss and inner C-index by epoch, a line per fit, coloured by cancer type; dots mark the chosen epochs.
+
+    The C-index starts at epoch 0, the state that the fit started from, where that was measured; it may be the chosen one.
+    """
     kinds = sorted({curve.cancer_type for curve in curves})
+    faint: dict[str, Any] = {"alpha": 0.65, "linewidth": 1}
     with house_style():
         figure = new_figure(FULL_WIDTH, 2.8)
         loss_axes, c_axes = figure.subplots(1, 2)
@@ -39,11 +43,15 @@ def training_curves_svg(title: str, curves: Sequence[TrainingCurve]) -> str:
             colour, style = colour_and_style(kinds.index(curve.cancer_type))
             label = None if curve.cancer_type in labelled else curve.cancer_type or "all cancer types"
             labelled.add(curve.cancer_type)
-            for axes, values in ((loss_axes, curve.train_loss), (c_axes, curve.inner_c_index)):
-                epochs = np.arange(1, len(values) + 1)
-                axes.plot(epochs, values, color=colour, linestyle=style, alpha=0.65, linewidth=1, label=label)
-                chosen = [curve.chosen_epoch] if 1 <= curve.chosen_epoch <= len(values) else []
-                axes.plot(chosen, [values[epoch - 1] for epoch in chosen], "o", color=colour, markersize=3)
+            for axes, start, measured in (
+                (loss_axes, np.nan, curve.train_loss),
+                (c_axes, curve.start_c_index, curve.inner_c_index),
+            ):
+                first = 0 if np.isfinite(start) else 1
+                values = [start, *measured][first:]
+                axes.plot(range(first, first + len(values)), values, color=colour, linestyle=style, **faint, label=label)
+                chosen = [curve.chosen_epoch] if 0 <= curve.chosen_epoch - first < len(values) else []
+                axes.plot(chosen, [values[epoch - first] for epoch in chosen], "o", color=colour, markersize=3)
         loss_axes.set(xlabel="epoch", ylabel="training loss", title=title)
         c_axes.set(xlabel="epoch", ylabel="C-index, inner validation")
         if not any(np.isfinite(curve.inner_c_index).any() for curve in curves if curve.inner_c_index):

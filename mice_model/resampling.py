@@ -1,7 +1,7 @@
-"""Harrell's C over many bootstrap resamples at once, from matrices of comparable pairs.
+"""Resamples and splits of cases: Harrell's C over many bootstrap resamples at once, and stratified random parts.
 
-What belongs here: the pair algebra, on plain arrays that metrics.py has already validated. No intervals, no p-values,
-no lifelines.
+What belongs here: drawing cases, and the pair algebra on plain arrays that metrics.py has already validated. No intervals, no
+p-values, no lifelines.
 
 A resample with replacement is a vector of case weights w (how often each case was drawn), and the C-index of the
 resample is Σ_ij w_i·w_j·score_ij / Σ_ij w_i·w_j·comparable_ij: two matrix products serve every resample. Copies of
@@ -88,3 +88,15 @@ def resampled_fold_means(
         weight_SN = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=num_samples).astype(np.float64)
         by_fold.append(weighted_concordance(duration_days[rows], event_observed[rows], risk_MN[:, rows], weight_SN))
     return mean_of_defined(np.stack(by_fold), axis=0)
+
+
+def stratified_split(
+    stratum: NDArray[np.int64], fraction: float, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split the positions of `stratum` (n,) into (kept, taken), ascending: `fraction` of each stratum is taken, at random."""
+    shuffled = rng.permutation(len(stratum))
+    shuffled = shuffled[np.argsort(stratum[shuffled], kind="stable")]
+    # every (1/fraction)-th of the stratified order, from a random start
+    marks = np.floor((np.arange(-1, len(stratum)) + rng.random() / fraction) * fraction)
+    is_taken = np.diff(marks) > 0
+    return np.sort(shuffled[~is_taken]), np.sort(shuffled[is_taken])

@@ -26,8 +26,9 @@ from mice_model.data import StudyData, newest_training_set, open_study
 from mice_model.evaluation import Evaluation, HeldOut, TrainingCurve
 from mice_model.held_out_slides import held_out_slides
 from mice_model.predictions import publish_rows, save_rows
-from mice_model.protocol import Run, check_study, score_held_out
+from mice_model.protocol import Run, check_study
 from mice_model.report import write_report
+from mice_model.scoring import score_held_out
 from mice_model.study import Study, cohorts_of
 from mice_model.summary import summarise
 from mice_model.workers import STAGES, Task, run_stage, saved_curves
@@ -98,7 +99,9 @@ def count_training_cases(plan: Plan) -> dict[str, int]:
 
 
 def pretrain_study(plan: Plan) -> list[TrainingCurve]:
-    """Pre-train every fold and seed."""
+    """Fit each fold's feature pipeline and skip, then pre-train every fold and seed."""
+    with _timed(plan, "prepare"):
+        run_stage("prepare", plan.task)
     with _timed(plan, "pretrain"):
         return run_stage("pretrain", plan.task)
 
@@ -152,7 +155,8 @@ def _evaluation(plan: Plan, data: StudyData, held_out: list[HeldOut], notes: tup
     study = plan.study
     seconds = json.loads((plan.folder / "seconds.json").read_text(encoding="utf-8"))
     on_gpu = torch.cuda.is_available()
-    curves = [curve for stage in STAGES for fold in study.folds for curve in saved_curves(stage, plan.task, fold) or []]
+    parts = [(stage, fold, seed) for stage in STAGES for fold in study.folds for seed in study.seeds]
+    curves = [curve for stage, fold, seed in parts for curve in saved_curves(stage, plan.task, fold, seed) or []]
     settings = {
         "width": str(study.network.width),
         "modalities": ", ".join(study.features.modalities),

@@ -13,13 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from feature_store.errors import StudyError
 from feature_store.report_encoding import ReportEncoding
 from kernels.backend import Backend
-from mice_model.config import ExpertConfig, ModalityConfig, ModelConfig, ScanConfig
+from mice_model.config import EXPERT_GROUPS, ExpertConfig, ExpertGroup, ModalityConfig, ModelConfig, ScanConfig
 
 if TYPE_CHECKING:
     from feature_store.contract import Contract
 
+PRESETS = Path(__file__).parent / "presets"
 TFIDF = "tfidf-svd"  # the encoder of reports that needs no weights (text.py)
 Modality = Literal["slide", "omics", "report", "clinical"]
+OmicsPart = Literal["rna", "copy_number", "mutations", "protein", "measures"]
 
 
 class _Strict(BaseModel):
@@ -30,10 +32,17 @@ class FeatureConfig(_Strict):
     """The fitted preprocessing: everything learned here is learned on training cases only."""
 
     modalities: tuple[Modality, ...] = ("slide", "omics", "report")
+    within_cancer_types: bool = False  # scale each cancer type by its own training cases, or all by those of all
+    clip: float = 10.0  # z-scores beyond are cut
     slide_encoder: str | None = None  # which encoder's bags; None where the snapshot holds one only
+    omics: tuple[OmicsPart, ...] = ("rna", "copy_number", "mutations")
+    components: dict[str, int] = {}  # part -> how many principal components of it; all its values where it is not named
+    measures: tuple[str, ...] = ()  # features of RNA or copy number that are scores, not genes or arms: taken as they are
     min_panel_share: float = 0.5  # a gene is kept if this share of the training cases with RNA has it
-    clip: float = 10.0  # z-scores beyond are cut: published RNA z-scores reach 36,893
     max_mutated_genes: int = 300
+    clinical_numeric: tuple[str, ...] = ("age_at_diagnosis_years", "stage", "grade")
+    clinical_categorical: tuple[str, ...] = ("sex",)
+    clinical_products: tuple[tuple[str, str], ...] = ()  # of scaled numeric columns, as further columns (age and age: its square)
     report_encoder: str = TFIDF  # or a text model of Hugging Face by its name, whose embeddings are in the store
     report_pooling: Literal["mean", "cls"] = "mean"  # of such a model: over all tokens, or over the windows' class tokens
     report_outcome_words: Literal["mask", "flag"] = "mask"  # words about the outcome are left out, or only counted
@@ -51,8 +60,9 @@ class FeatureConfig(_Strict):
 
 
 class NetworkConfig(_Strict):
-    """Sizes of the network that a study may set; the rest are ModelConfig's defaults."""
+    """Sizes of the network that a study may set; the rest are ModelConfig's defaults, which are the paper's."""
 
+    kind: str = "mice"  # or one of neural_baselines.network_kinds
     width: int = 64
     num_time_bins: int = 5
     block: Literal["snn", "mlp"] = "snn"
@@ -65,27 +75,65 @@ class NetworkConfig(_Strict):
     expert_rank: int = 64
     pre_encoder_dim_head: int = 128
     pre_encoder_mlp_dim: int = 128
+    depth: int = 2
+    groups: tuple[ExpertGroup, ...] = EXPERT_GROUPS
+    interaction: Literal["none", "pairwise"] = "none"
+    pool: Literal["post_mamba", "pre_mamba"] = "post_mamba"
+    reordered: bool = False
+    head_scale: float = 1.0
     kernel_backend: Backend = "auto"  # which kernels compute (kernels/README.md); what ran is in the report
+
+
+class CoxSkipConfig(_Strict):
+    """The Cox model whose log risk the network starts from (cox_skip.py); None in a study: the network starts from nothing.
+
+    `penalties`: part of the inputs -> ridge penalties of its shared coefficients and of each cancer type's deviations, before the
+    multipliers are chosen by inner folds of the training cases. Inputs have a variance of about 1.
+    """
+
+    penalties: dict[str, tuple[float, float]] = {
+        "clinical": (50.0, 100.0),
+        "measures": (100.0, 200.0),
+        "rna": (1500.0, 6000.0),
+        "copy_number": (5000.0, 20000.0),
+        "mutations": (4000.0, 16000.0),
+        "protein": (5000.0, 20000.0),
+        "report": (1250.0, 5000.0),
+    }
+    multipliers: tuple[float, ...] = (0.4, 1.0, 2.5)
+    num_inner_folds: int = Field(default=5, ge=2)
 
 
 class TrainConfig(_Strict):
     """One fit. `epoch_selection`: the best epoch on an inner part of the training cases, or a number fixed in advance."""
 
-    epochs: int = Field(default=20, ge=1)
+    epochs: int = Field(default=20, ge=0)
     batch_size: int = Field(default=128, ge=1)
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     alpha: float = 2.0
+    survival_weight: float = 1.0  # 0 for contrastive pre-training alone
+    cox_weight: float = 0.0  # of Cox's partial likelihood within cancer types
+    ranking_weight: float = 0.0
+    modality_dropout: float = Field(default=0.0, ge=0, lt=1)  # each modality of a case is hidden with this probability
     gradient_norm: float = 1.0
     epoch_selection: Literal["inner_validation", "fixed"] = "inner_validation"
     inner_fraction: float = Field(default=0.15, gt=0, lt=0.5)
+    may_keep_start: bool = False  # the weights that the fit starts from are a candidate too
 
 
 class Study(_Strict):
-    """A training and evaluation plan. The protocol is the honest one: the held-out fold is scored once, at the end."""
+    """A training and evaluation plan.
+
+    `selection`: `honest`, the held-out fold is scored once, at the end; `author`, epochs are chosen by the held-out C-index, as
+    the paper's released code does, to show how much that inflates it. `training_share`: this share of each fold's training cases,
+    drawn within cancer type and event, for data-efficiency curves. `baselines`: other networks
+    (neural_baselines.py), trained with the first seed only.
+    """
 
     name: str
     description: str
+    preset: str = ""  # whose settings hold where the study names none
     contracts: tuple[str, ...]
     endpoint: Literal["os", "dss", "dfi", "pfi"] = "os"
     split: str
@@ -93,10 +141,17 @@ class Study(_Strict):
     evaluate: tuple[str, ...]
     folds: tuple[int, ...]
     seeds: tuple[int, ...] = (0,)
+    selection: Literal["honest", "author"] = "honest"
+    training_share: float = Field(default=1.0, gt=0, le=1)
+    training_share_seed: int = 0
+    baselines: tuple[str, ...] = ()
+    cox_skip: CoxSkipConfig | None = None
     features: FeatureConfig = FeatureConfig()
     network: NetworkConfig = NetworkConfig()
     pretrain: TrainConfig = TrainConfig()
     finetune: TrainConfig = TrainConfig(epochs=10, batch_size=64, learning_rate=3e-4)
+    # of the baselines that start from nothing; those that are MICE with fewer experts train as MICE does
+    baseline_pretrain: TrainConfig = TrainConfig(epochs=15, batch_size=256, learning_rate=2e-3, alpha=0.0, cox_weight=1.0)
 
     @property
     def protocol(self) -> str:
@@ -108,6 +163,11 @@ class Study(_Strict):
             for stage, config in (("pre-training", self.pretrain), ("fine-tuning", self.finetune))
         }
         epochs = "; ".join(f"{stage} epoch {text}" for stage, text in how.items())
+        if self.selection == "author":
+            return (
+                "author: epochs chosen by the held-out C-index in pre-training and fine-tuning, as the paper's released code "
+                f"does, on the folds of {self.split}; too good by construction, for comparison with the honest protocol only"
+            )
         return (
             f"honest: pre-trained on all cancer types with the fold held out, fine-tuned per cancer type on the other folds of "
             f"{self.split}; {epochs}; every scaler, vocabulary, component and bin edge fitted on training cases; the "
@@ -133,7 +193,7 @@ class Study(_Strict):
             num_time_bins=self.network.num_time_bins,
             block=self.network.block,
             dropout=self.network.dropout,
-            scan=ScanConfig(attention_dim=min(64, self.network.width)),
+            scan=ScanConfig(attention_dim=min(64, self.network.width), pool=self.network.pool, reordered=self.network.reordered),
             experts=ExpertConfig(
                 consensual_rank=self.network.expert_rank,
                 specialised_rank=self.network.expert_rank,
@@ -141,8 +201,13 @@ class Study(_Strict):
                 top_k=self.network.top_k,
                 pre_encoder_dim_head=self.network.pre_encoder_dim_head,
                 pre_encoder_mlp_dim=self.network.pre_encoder_mlp_dim,
+                depth=self.network.depth,
+                groups=self.network.groups,
+                interaction=self.network.interaction,
             ),
             kernel_backend=self.network.kernel_backend,
+            cox_skip=self.cox_skip is not None,
+            head_scale=self.network.head_scale,
         )
 
 
@@ -154,6 +219,28 @@ def cohorts_of(study: Study, contracts: Mapping[str, "Contract"]) -> tuple[str, 
     return cohorts
 
 
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with what `changes` names, mappings merged at any depth and all else replaced."""
+    both = {key: merged(base[key], value) for key, value in changes.items() if _is_mapping(base.get(key)) and _is_mapping(value)}
+    return {**base, **changes, **both}
+
+
+def _is_mapping(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def with_preset(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a study's plain contents over those of the preset that it names (`presets/<name>.yaml`). Raises StudyError."""
+    name = plain.get("preset")
+    if not name:
+        return dict(plain)
+    path = PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+        raise StudyError(f"study {plain.get('name')}: preset {name!r}, expected one of {known}. Correct the file.")
+    return merged(yaml.safe_load(path.read_text(encoding="utf-8")), plain)
+
+
 def load_study(path: Path) -> Study:
     """Read and validate a study. Raises StudyError naming the file and the offending fields."""
     if not path.is_file():
@@ -161,7 +248,7 @@ def load_study(path: Path) -> Study:
         raise StudyError(f"study {path.stem}: no file {path}, expected one of {known}. Check the name.")
     try:
         plain: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Study.model_validate(plain)
+        return Study.model_validate(with_preset(plain))
     except yaml.YAMLError as error:
         raise StudyError(f"study {path}: not valid YAML ({error}). Correct the file.") from error
     except ValidationError as error:

@@ -15,8 +15,9 @@ from sklearn.utils.extmath import randomized_svd
 
 from mice_model.positions import shared_positions
 
-# Words of two letters and more; OCR leaves digits and single letters that mean nothing.
-_TOKEN = r"(?u)\b[a-z][a-z]+\b"  # noqa: S105 - a pattern of words, not a secret
+# Words of two letters and more, and what pathologists write as codes: T, N and M, alone or together, grades and stages. Other
+# digits and single letters mean nothing: OCR leaves many.
+_TOKEN = r"(?u)\b(?:[a-z][a-z]+|p?[tnm][0-4x][a-d]?|p?t[0-4][a-d]?n[0-3x][a-c]?m?[01x]?|g[1-4]|i{1,3}[abc]?|iv[abc]?)\b"  # noqa: S105
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from feature_store.errors import MiceError
 from feature_store.progress import tracked
 from feature_store.read_ahead import read_ahead
 from kernels.backend import recording
-from mice_model.batch import Batch
+from mice_model.batch import Batch, drop_modalities
 from mice_model.data import FoldData
 from mice_model.evaluation import TrainingCurve
 from mice_model.losses import total_loss
 from mice_model.metrics import concordance_index
-from mice_model.model import MICE
+from mice_model.resampling import stratified_split
 from mice_model.study import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def pick_device() -> torch.device:
 
 
 def fit(
-    model: MICE,
+    model: nn.Module,
     fold_data: FoldData,
     rows: IntArray,
     config: TrainConfig,
@@ -63,54 +64,95 @@ def fit(
     cancer_type: str,
     fold: int,
     seed: int,
+    selection: IntArray | None = None,
 ) -> TrainingCurve:
     """Train `model` in place on `rows` and leave it at the chosen epoch: the last one where no inner score is defined.
 
-    Raises TrainingError naming the cases of the batch whose loss is not a number.
+    The epoch is chosen on an inner part of `rows`, or on the rows `selection` (the author protocol's held-out cases). Epoch 0 is
+    the state that the fit started from, and a candidate where `config.may_keep_start`. Raises TrainingError naming the cases of
+    the batch whose loss is not a number.
     """
     what = f"{stage} {cancer_type or 'all'} fold {fold} seed {seed}"
     rng = np.random.default_rng([seed, fold])
-    torch.manual_seed(int(rng.integers(2**31)))
-    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    torch.manual_seed(generator.initial_seed())
     train, inner = (rows, rows[:0])
-    if config.epoch_selection == "inner_validation":
+    if selection is not None:
+        inner = selection
+    elif config.epoch_selection == "inner_validation":
         train, inner = inner_split(fold_data, rows, config.inner_fraction, rng)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-    num_batches = math.ceil(len(train) / config.batch_size)
-    num_steps = config.epochs * num_batches + 1
-    # a tenth warms up, at least one step: torch divides by zero where a tenth is one step exactly
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.learning_rate, total_steps=num_steps, pct_start=max(0.1, 2 / num_steps)
-    )
-    losses, scores, chosen_epoch, chosen = [], [], 0, model.state_dict()
-    kernels: set[str] = set()
-    for epoch in tracked(range(config.epochs), what, config.epochs):
+    step = _Step(model, config, what, math.ceil(len(train) / config.batch_size), generator)
+    chosen, kernels = _Chosen(model), set[str]()
+    chosen.see(math.nan, _score(model, fold_data, inner) if config.may_keep_start else math.nan)
+    for epoch in tracked(range(1, config.epochs + 1), what, config.epochs):
         model.train()
         total = 0.0
-        made = (fold_data.batch(chunk, rng) for chunk in np.array_split(rng.permutation(train), num_batches))
-        with closing(_on_device(made, device)) as batches, recording() as ran:
+        made = (fold_data.batch(chunk, rng) for chunk in np.array_split(rng.permutation(train), step.num_batches))
+        with recording() as ran, closing(_on_device(made, step.device)) as batches:
             for batch in batches:
-                loss = total_loss(model(batch), batch, config.alpha).total
-                if not torch.isfinite(loss):
-                    raise TrainingError(
-                        f"{what}, epoch {epoch}: loss is {loss.item()}, expected a number; cases {batch.case_ids[:8]}."
-                    )
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_norm)
-                optimiser.step()
-                schedule.step()
-                total += float(loss.detach()) * len(batch)
+                total += step.take(batch, epoch) * len(batch)
         kernels |= ran
-        losses.append(total / len(train))
-        scores.append(_inner_score(model, fold_data, inner) if len(inner) else math.nan)
-        best = scores[chosen_epoch]
-        if math.isnan(best) or scores[-1] >= best:
-            chosen_epoch, chosen = epoch, copy.deepcopy(model.state_dict())
-    if config.epoch_selection == "inner_validation" and math.isnan(scores[chosen_epoch]):
+        chosen.see(total / len(train), _score(model, fold_data, inner))
+    if len(inner) and math.isnan(chosen.best):
         logger.warning("%s: too few events in %d inner cases to choose an epoch; the last is kept", what, len(inner))
-    model.load_state_dict(chosen)
-    return TrainingCurve(stage, cancer_type, fold, seed, tuple(losses), tuple(scores), chosen_epoch, tuple(sorted(kernels)))
+    model.load_state_dict(chosen.state)
+    curve = (tuple(chosen.losses[1:]), tuple(chosen.scores[1:]), chosen.epoch)
+    return TrainingCurve(stage, cancer_type, fold, seed, *curve, tuple(sorted(kernels)), chosen.scores[0])
+
+
+class _Step:
+    """Forward, loss, backward, update: what happens to one batch."""
+
+    def __init__(self, model: nn.Module, config: TrainConfig, what: str, num_batches: int, generator: torch.Generator) -> None:
+        self.model, self.config, self.what, self.num_batches, self.generator = model, config, what, num_batches, generator
+        self.device = next(model.parameters()).device
+        rate, decay = config.learning_rate, config.weight_decay
+        self.optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True)
+        num_steps = config.epochs * num_batches + 1
+        # a tenth warms up, at least one step: torch divides by zero where a tenth is one step exactly
+        warm_up = max(0.1, min(2 / num_steps, 0.99))
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, rate, total_steps=num_steps, pct_start=warm_up)
+
+    def take(self, batch: Batch, epoch: int) -> float:
+        """Return the batch's loss and update the model by its gradient."""
+        config = self.config
+        if config.modality_dropout:
+            batch = drop_modalities(batch, config.modality_dropout, self.generator)
+        loss = total_loss(
+            self.model(batch),
+            batch,
+            config.alpha,
+            survival_weight=config.survival_weight,
+            cox_weight=config.cox_weight,
+            ranking_weight=config.ranking_weight,
+        ).total
+        if not torch.isfinite(loss):
+            found = f"loss is {loss.item()}, expected a number; cases {batch.case_ids[:8]}"
+            raise TrainingError(f"{self.what}, epoch {epoch}: {found}.")
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_norm)
+        self.optimiser.step()
+        self.schedule.step()
+        return float(loss.detach())
+
+
+class _Chosen:
+    """The state of the best epoch so far: the best score, the later of equals, and the last epoch where no score is defined."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.losses: list[float] = []
+        self.scores: list[float] = []
+        self.epoch, self.best, self.state = 0, math.nan, model.state_dict()
+
+    def see(self, loss: float, score: float) -> None:
+        """Take in the loss and score of the next epoch; the first call is for the state before training."""
+        epoch = len(self.losses)
+        self.losses.append(loss)
+        self.scores.append(score)
+        if math.isnan(self.best) or score >= self.best:
+            self.epoch, self.best, self.state = epoch, score, copy.deepcopy(self.model.state_dict())
 
 
 def _on_device(made: Iterator[Batch], device: torch.device) -> Generator[Batch, None, None]:
@@ -123,7 +165,7 @@ def _on_device(made: Iterator[Batch], device: torch.device) -> Generator[Batch, 
             yield batch.to(device)
 
 
-def predict(model: MICE, fold_data: FoldData, rows: IntArray, batch_size: int = 256) -> Predicted:
+def predict(model: nn.Module, fold_data: FoldData, rows: IntArray, batch_size: int = 256) -> Predicted:
     """Score `rows` deterministically, without gradients."""
     device = next(model.parameters()).device
     model.eval()
@@ -141,16 +183,14 @@ def predict(model: MICE, fold_data: FoldData, rows: IntArray, batch_size: int = 
 def inner_split(fold_data: FoldData, rows: IntArray, fraction: float, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
     """Split training rows into (train, inner), stratified by cancer type and event."""
     strata = fold_data.data.cancer_index[rows] * 2 + fold_data.data.training_set.event_observed[rows]
-    shuffled = rng.permutation(len(rows))
-    shuffled = shuffled[np.argsort(strata[shuffled], kind="stable")]
-    # every (1/fraction)-th of the stratified order, from a random start
-    marks = np.floor((np.arange(len(rows)) + rng.random() / fraction) * fraction)
-    is_inner = np.diff(marks, prepend=marks[0]) > 0
-    return np.sort(rows[shuffled[~is_inner]]), np.sort(rows[shuffled[is_inner]])
+    train, inner = stratified_split(strata, fraction, rng)
+    return rows[train], rows[inner]
 
 
-def _inner_score(model: MICE, fold_data: FoldData, rows: IntArray) -> float:
+def _score(model: nn.Module, fold_data: FoldData, rows: IntArray) -> float:
     """Return the C-index within cancer types on the inner rows, weighted by events; nan if there are too few events."""
+    if not len(rows):
+        return math.nan
     risk = predict(model, fold_data, rows).risk
     data, strata = fold_data.data.training_set, fold_data.data.cancer_index[rows]
     score = weight = 0.0

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
@@ -24,6 +24,9 @@ from feature_store.lake import Lake
 from feature_store.publish import publish_cohort
 from feature_store.synthetic import SyntheticConfig, write_landing
 from feature_store.synthetic_files import write_table
+
+if TYPE_CHECKING:
+    from mice_model.service import Plan
 
 Edit = Callable[[pl.DataFrame], pl.DataFrame]
 Corrupt = Callable[..., Path]
@@ -89,6 +92,15 @@ def published_home(dirty_landing: Path, synthetic_contract: Contract, tmp_path_f
     home = Home(tmp_path_factory.mktemp("published"))
     publish_cohort(Lake(home), stage(synthetic_contract, dirty_landing, home), "synthetic")
     return home
+
+
+@pytest.fixture(scope="session")
+def explained_study(published_home: Home, synthetic_contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> "Plan":
+    """A model version, trained and evaluated, in a home of its own. For reading only, but for pages."""
+    from explaining import STUDY, trained
+
+    home = Home(shutil.copytree(published_home.root, tmp_path_factory.mktemp("trained") / "home"))
+    return trained(STUDY, home, synthetic_contract)
 
 
 @pytest.fixture

@@ -203,6 +203,85 @@ def test_without_rna_other_omics_stand_in_and_a_note_says_so(monkeypatch):
     assert any("pip install .[baselines]" in note for note in run.notes)
 
 
+def everything(seed=0, has_reports=True):
+    """Inputs whose reports say what no other column does, three in ten of them absent; nothing else tells the risk."""
+    rng = np.random.default_rng(seed)
+    n, train, test = 300, slice(0, 200), slice(200, 300)
+    signal, has_report = rng.normal(size=n), rng.random(n) < 0.7
+    reports = np.where(has_report[:, None], np.column_stack([signal, rng.normal(size=(n, 3)), np.zeros(n)]), 0)
+    clinical = pl.DataFrame(
+        {
+            "age_at_diagnosis_years": rng.normal(60, 10, n),
+            "diagnosis_year": rng.integers(1995, 2015, n).astype(float),
+            "grade": [None] * n,
+            "sex": rng.choice(["female", "male"], n),
+        },
+        schema_overrides={"grade": pl.Float64},
+    )
+    omics = {"rna": rng.normal(size=(n, 40)), "copy_number": rng.normal(size=(n, 20)), "mutations": rng.normal(size=(n, 9))}
+    duration = np.ceil(rng.exponential(900 * np.exp(-1.5 * signal)))
+    inputs = FoldInputs(
+        clinical_train=clinical[train],
+        clinical_test=clinical[test],
+        omics_train={name: values[train] for name, values in omics.items()},
+        omics_test={name: values[test] for name, values in omics.items()},
+        duration_train=duration[train],
+        event_train=rng.random(n)[train] < 0.8,
+        report_train=reports[train] if has_reports else None,
+        report_test=reports[test] if has_reports else None,
+        numeric_columns=("age_at_diagnosis_years",),
+        all_numeric_columns=("age_at_diagnosis_years", "diagnosis_year", "grade"),
+    )
+    return inputs, duration[test], has_report[test]
+
+
+def cox_risks(inputs, monkeypatch):
+    monkeypatch.setattr(baselines_module, "is_forest_installed", lambda: False)
+    (run,) = run_fold_baselines([inputs], seed=0)
+    return run.risk
+
+
+def test_cox_all_finds_what_only_reports_say(monkeypatch):
+    inputs, duration, has_report = everything()
+    risk = cox_risks(inputs, monkeypatch)
+    everyone = np.ones(100, bool)
+    found = {name: concordance_index(duration, everyone, values) for name, values in risk.items()}
+    assert set(found) == {"cox_clinical", "cox_rna", "cox_clinical_rna", "cox_all"}
+    assert found["cox_all"] > 0.65
+    assert max(value for name, value in found.items() if name != "cox_all") < 0.6
+    with_report = concordance_index(duration[has_report], everyone[has_report], risk["cox_all"][has_report])
+    assert with_report > 0.7
+
+
+def test_cox_all_does_without_reports_and_without_any_report(monkeypatch):
+    inputs, *_ = everything()
+    without = cox_risks(everything(has_reports=False)[0], monkeypatch)["cox_all"]
+    nothing_said = replace(inputs, report_train=np.zeros_like(inputs.report_train))  # nothing to learn a weight from
+    np.testing.assert_array_equal(cox_risks(nothing_said, monkeypatch)["cox_all"], without)
+    assert np.isfinite(without).all()
+    assert np.abs(without - cox_risks(inputs, monkeypatch)["cox_all"]).max() > 0.1
+
+
+def test_cox_all_takes_other_omics_where_there_is_no_rna_and_runs_where_columns_are_named_alone(monkeypatch):
+    inputs, *_ = everything()
+    no_rna = replace(inputs, omics_train={**inputs.omics_train, "rna": None})
+    assert np.isfinite(cox_risks(no_rna, monkeypatch)["cox_all"]).all()
+    no_omics = replace(inputs, omics_train={}, omics_test={})
+    assert set(cox_risks(no_omics, monkeypatch)) == {"cox_clinical", "cox_all"}
+    assert "cox_all" not in cox_risks(replace(inputs, all_numeric_columns=()), monkeypatch)
+
+
+def test_test_rows_do_not_reach_the_fit_of_cox_all(monkeypatch):
+    inputs, *_ = everything()
+    changed = replace(
+        inputs,
+        omics_test={name: np.concatenate([values[:10], values[10:] * 50]) for name, values in inputs.omics_test.items()},
+        report_test=np.concatenate([inputs.report_test[:10], inputs.report_test[10:] * 50]),
+    )
+    found, expected = cox_risks(changed, monkeypatch)["cox_all"], cox_risks(inputs, monkeypatch)["cox_all"]
+    np.testing.assert_allclose(found[:10], expected[:10], atol=1e-9)
+
+
 def test_without_omics_the_rna_baselines_are_left_out(monkeypatch):
     monkeypatch.setattr(baselines_module, "is_forest_installed", lambda: False)
     inputs, _, _ = fold_inputs()

@@ -6,7 +6,7 @@ import sys
 
 import dagster as dg
 
-from dagster_project import cohort_assets
+from dagster_project import cohort_assets, experiment_assets
 from dagster_project.definitions import build_defs, defs
 from feature_store.audit import CHECKS
 
@@ -36,9 +36,14 @@ def test_definitions_are_complete():
         "store/folds", "store/quarantine", "store/sources", "store/case_aliases", "store/follow_up", "store/feature_mapping",
         "store/rna_by_feature", "store/copy_number_by_feature", "store/protein", "store/endpoint_notes", "store/samples",
         "training_snapshot", "pretrained_networks", "finetuned_networks",
-        "evaluation", "store/predictions", "store/report_embeddings",
+        "evaluation", "store/predictions", "store/report_embeddings", "experiment",
     }  # fmt: skip
-    assert {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")} == {"ingest_cohort", "train_study"}
+    jobs = {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
+    assert jobs == {"ingest_cohort", "train_study", "run_experiment"}
+    assert set(experiment_assets.experiments.get_partition_keys()) == {
+        "expert-ablation", "pretraining", "data-efficiency", "alpha", "improvements", "author-protocol",
+        "modality-patterns", "stand-in-drift", "failure-signs",
+    }  # fmt: skip
 
 
 def test_every_audit_check_is_declared_and_blocking():

@@ -85,6 +85,24 @@ def test_slide_embedding_knows_slides_and_not_the_store():
         assert modules <= {f"feature_store.{name}" for name in allowed}, path.name
 
 
+def test_what_is_fitted_before_the_network_knows_neither_network_nor_protocol():
+    fitted = {"stratified_cox", "cox_skip", "scaling", "feature_parts", "preprocessing", "array_trees", "text", "design_matrix"}
+    known = fitted | {"study", "positions"}
+    for name in fitted:
+        names = imported(ROOT / "mice_model" / f"{name}.py")
+        assert not {each for each in names if each.split(".")[0] in {"torch", "kernels"}}, name
+        assert {each.split(".")[1] for each in names if each.startswith("mice_model.")} <= known, name
+
+
+def test_experiments_know_places_and_the_model_and_nothing_that_trains_knows_them():
+    for path in (ROOT / "mice_model" / "experiments").glob("*.py"):
+        modules = {".".join(name.split(".")[:2]) for name in imported(path) if name.startswith("feature_store.")}
+        assert modules <= {f"feature_store.{name}" for name in ("contract", "errors", "home", "progress")}, path.name
+    others = {path.name: imported(path) for path in (ROOT / "mice_model").glob("*.py")}
+    knowing = {name for name, names in others.items() if any(each.startswith("mice_model.experiments") for each in names)}
+    assert knowing <= {"service.py"}
+
+
 def test_orchestration_has_no_queries():
     for path in (ROOT / "dagster_project").rglob("*.py"):
         text = path.read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ import copy
 import math
 import threading
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ import torch
 
 from feature_store.errors import LeakageError
 from feature_store.read_ahead import read_ahead
-from mice_model import training
-from mice_model.data import open_study
-from mice_model.protocol import Fit, Run, _fitted
+from mice_model import protocol, training
+from mice_model.data import FoldData, open_study
+from mice_model.evaluation import TrainingCurve
+from mice_model.protocol import Fit, Run, _fitted, finetune, pretrain
 from mice_model.study import Study, TrainConfig
-from mice_model.training import TrainingError, fit, predict
+from mice_model.training import Predicted, TrainingError, fit, predict
 
 STUDY = Study.model_validate(
     {
@@ -77,7 +79,7 @@ def made_ahead(monkeypatch):
 def test_too_few_inner_events_keep_the_last_epoch_and_say_so(run, caplog):
     model, curve = fitted(run)
     assert all(map(math.isnan, curve.inner_c_index)), "80 cases leave no stratum 5 inner events"
-    assert curve.chosen_epoch == 2
+    assert curve.chosen_epoch == 3
     assert not equal(model.state_dict(), new_model(run).state_dict())
     assert "too few events" in caplog.text
     caplog.clear()
@@ -96,7 +98,7 @@ def test_every_number_of_steps_has_a_learning_rate(run, epochs):
 
 @pytest.mark.parametrize(
     ("scores", "best"),
-    [((math.nan, 0.6, math.nan), 1), ((0.5, math.nan, 0.7), 2), ((0.7, math.nan, 0.6), 0), ((0.6, 0.6, 0.5), 1)],
+    [((math.nan, 0.6, math.nan), 2), ((0.5, math.nan, 0.7), 3), ((0.7, math.nan, 0.6), 1), ((0.6, 0.6, 0.5), 2)],
 )
 def test_the_best_defined_inner_score_wins(run, monkeypatch, scores, best):
     seen = []
@@ -105,10 +107,110 @@ def test_the_best_defined_inner_score_wins(run, monkeypatch, scores, best):
         seen.append(copy.deepcopy(model.state_dict()))
         return scores[len(seen) - 1]
 
-    monkeypatch.setattr(training, "_inner_score", score)
+    monkeypatch.setattr(training, "_score", score)
     model, curve = fitted(run)
     assert curve.chosen_epoch == best
-    assert equal(model.state_dict(), seen[best])
+    assert equal(model.state_dict(), seen[best - 1])
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [((0.7, 0.6, 0.5, 0.69), 0), ((0.7, 0.6, 0.8, 0.69), 2), ((0.7, 0.6, 0.7, 0.5), 2), ((math.nan, 0.2, 0.1, 0.1), 1)],
+    ids=["nothing is better", "better", "as good", "unknown"],
+)
+def test_the_start_is_kept_where_nothing_is_better_and_it_may_be(run, monkeypatch, scores, chosen):
+    seen = []
+
+    def score(model, *_):
+        seen.append(copy.deepcopy(model.state_dict()))
+        return scores[len(seen) - 1]
+
+    monkeypatch.setattr(training, "_score", score)
+    model, curve = fitted(run, CONFIG.model_copy(update={"may_keep_start": True}))
+    assert equal(seen[0], new_model(run).state_dict())
+    assert curve.chosen_epoch == chosen
+    assert equal(model.state_dict(), seen[chosen])
+    np.testing.assert_array_equal([curve.start_c_index, *curve.inner_c_index], scores)
+    assert len(curve.train_loss) == 3
+    assert np.isfinite(curve.train_loss).all()
+
+
+def test_the_start_is_no_candidate_unless_it_may_be(run, monkeypatch):
+    scores = iter((0.6, 0.5, 0.4))
+    monkeypatch.setattr(training, "_score", lambda *_: next(scores))  # which is asked of three epochs alone
+    _, curve = fitted(run)
+    assert curve.chosen_epoch == 1
+    assert math.isnan(curve.start_c_index)
+
+
+def test_no_epoch_at_all_leaves_the_start(run):
+    model, curve = fitted(run, TrainConfig(epochs=0, batch_size=16, epoch_selection="fixed"))
+    assert equal(model.state_dict(), new_model(run).state_dict())
+    assert (curve.train_loss, curve.inner_c_index, curve.chosen_epoch) == ((), (), 0)
+
+
+def test_given_rows_choose_the_epoch_and_all_training_rows_are_trained_on(run, monkeypatch):
+    """As the author protocol does: no inner part is taken from the training rows."""
+    rows, held_out = run.data.training_rows(0), run.data.cohort_rows("amber", 0)[1]
+    scores, judged, taken = iter((0.5, 0.7, 0.6)), [], []
+    batch = FoldData.batch
+
+    def score(model, fold_data, chosen_by):
+        judged.append(chosen_by)
+        return next(scores)
+
+    def recorded(fold_data, chunk, rng):
+        taken.append(chunk)
+        return batch(fold_data, chunk, rng)
+
+    monkeypatch.setattr(training, "_score", score)
+    monkeypatch.setattr(FoldData, "batch", recorded)
+    names = {"stage": "pretrain", "cancer_type": "", "fold": 0, "seed": 0}
+    curve = fit(new_model(run), run.prepare(0), rows, CONFIG, **names, selection=held_out)
+    assert curve.chosen_epoch == 2
+    for chosen_by in judged:
+        np.testing.assert_array_equal(chosen_by, held_out)
+    np.testing.assert_array_equal(np.sort(np.concatenate(taken)), np.sort(np.tile(rows, 3)))
+
+
+@pytest.mark.parametrize("selection", ["honest", "author"])
+def test_held_out_cases_choose_an_epoch_under_the_author_protocol_alone(run, monkeypatch, tmp_path, selection):
+    asked = []
+
+    def recorded(model, fold_data, rows, config, *, stage, selection, **names):
+        asked.append((stage, rows, selection))
+        return TrainingCurve(stage, names["cancer_type"], names["fold"], names["seed"], (), (), 0)
+
+    monkeypatch.setattr(protocol, "fit", recorded)
+    changed = Run(replace(run.data, study=STUDY.model_copy(update={"selection": selection})), tmp_path)
+    pretrain(changed, 0, 0)
+    finetune(changed, 0, 0)
+    ours, held_out = run.data.cohort_rows("amber", 0)
+    assert [stage for stage, *_ in asked] == ["pretrain", "finetune"]
+    for (_, rows, chosen_by), expected in zip(asked, (run.data.training_rows(0), ours), strict=True):
+        np.testing.assert_array_equal(rows, expected)
+        assert not set(rows) & set(held_out)
+        if selection == "author":
+            np.testing.assert_array_equal(chosen_by, held_out)
+        else:
+            assert chosen_by is None
+
+
+def test_the_score_is_the_concordance_within_cancer_types_weighted_by_events(run, monkeypatch):
+    data = run.data
+    rows = np.flatnonzero(data.cancer_index >= 0)
+    risk = -data.training_set.duration_days + 1e6 * data.cancer_index  # perfect within, and wrong between types
+    monkeypatch.setattr(training, "predict", lambda model, fold_data, rows: Predicted(risk[rows], risk, risk))
+    assert training._score(None, run.prepare(0), rows) == 1
+    first = data.cancer_index == 0
+    flipped = np.where(first, -risk, risk)
+    monkeypatch.setattr(training, "predict", lambda model, fold_data, rows: Predicted(flipped[rows], risk, risk))
+    events = np.bincount(data.cancer_index[rows], weights=data.training_set.event_observed[rows])
+    events = np.where(events >= 5, events, 0)
+    assert events[0] > 0
+    assert training._score(None, run.prepare(0), rows) == pytest.approx(1 - events[0] / events.sum())
+    assert math.isnan(training._score(None, run.prepare(0), rows[:3]))
+    assert math.isnan(training._score(None, run.prepare(0), rows[:0]))
 
 
 def test_batches_made_ahead_give_the_same_network(run, request):
@@ -140,13 +242,13 @@ def test_batches_for_a_gpu_are_those_for_a_cpu(run):
 def test_a_loss_that_is_not_a_number_names_the_cases_and_ends_the_thread(run, made_ahead, monkeypatch):
     fold_data, calls = run.prepare(0), []
 
-    def spoilt(output, batch, alpha):
+    def spoilt(output, batch, alpha, **weights):
         calls.append(batch.case_ids)
-        return training_loss(output, batch, alpha if len(calls) < 2 else math.nan)
+        return training_loss(output, batch, alpha if len(calls) < 2 else math.nan, **weights)
 
     training_loss = training.total_loss
     monkeypatch.setattr(training, "total_loss", spoilt)
-    with pytest.raises(TrainingError, match=r"pretrain all fold 0 seed 0, epoch 0: loss is nan") as error:
+    with pytest.raises(TrainingError, match=r"pretrain all fold 0 seed 0, epoch 1: loss is nan") as error:
         fitted(run)
     assert calls[1][0] in str(error.value)
     assert not threads()

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# Training with two workers that would take an hour, on nothing: what a worker does is not the question here.
+# Training with two workers that would take an hour, on nothing: what a worker does is not the question here, and the study that
+# it is prepared for is opened by the first part of it that is run.
 SCRIPT = """
 import multiprocessing, signal, sys, time
 from concurrent.futures import ProcessPoolExecutor
@@ -25,7 +26,7 @@ def work(seconds):
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, spawn, initializer=_prepare, initargs=(20,)) as pool, ended_on_error():
+    with ProcessPoolExecutor(2, spawn, initializer=_prepare, initargs=(20, None)) as pool, ended_on_error():
         list(pool.map(work, [3600, 3600]))
 """
 

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from feature_store.bag_reader import even_rows
 from feature_store.bag_record import BagRecord
-from feature_store.errors import CaseUnusableError, ModelMissingError
-from mice_model.artifacts import load_network, network_path
+from feature_store.errors import CaseUnusableError, ModelMissingError, StudyError
 from mice_model.batch import Batch
 from mice_model.data import FoldData
 from mice_model.explanation.report_terms import Contribution, report_contributions
 from mice_model.explanation.report_windows import Window
 from mice_model.explanation.trained import Networks
-from mice_model.model import MICE
 from mice_model.protocol import Run
 
 FloatArray = NDArray[np.float64]
@@ -105,7 +104,8 @@ def attribute(run: Run, row: int, networks: Networks, windows: Sequence[Window] 
                 "See why: mice lineage; choose another case or study."
             )
         batch = fold_data.batch(np.array([row]), None)
-        of_fold = [_look(_network(run, fold_data, networks.cancer_type, seed), batch) for seed in run.data.study.seeds]
+        skip_k = _skip_of_reports(fold_data, row)
+        of_fold = [_look(_network(run, fold_data, networks.cancer_type, seed), batch, skip_k) for seed in run.data.study.seeds]
         seen += of_fold
         gradients = [one.report_gradient for one in of_fold if one.report_gradient is not None]
         reports += [_report_share(fold_data, row, np.mean(gradients, axis=0), windows)] if gradients else []
@@ -128,14 +128,20 @@ def _is_present(fold_data: FoldData, row: int) -> dict[str, bool]:
     return {name: bool(there[name][row]) for name in wanted if name in there}
 
 
-def _look(model: MICE, batch: Batch) -> _Seen:
-    """Run one network on a batch of one case, deterministically, as `training.predict` does, and keep the report's gradient."""
+def _look(model: nn.Module, batch: Batch, skip_k: FloatArray | None) -> _Seen:
+    """Run one network on a batch of one case, deterministically, as `training.predict` does, and keep the report's gradient.
+
+    `skip_k` (k,): what the report's vector adds to the skip's log risk, which is a way for it to the risk too.
+    """
     model.eval()
     device = next(model.parameters()).device
     batch = batch.to(device)
     has_report = "report" in batch.present and bool(batch.present["report"][0])
     if has_report:
-        batch.vectors["report"] = batch.vectors["report"].clone().requires_grad_()
+        batch.vectors["report"] = report_Bk = batch.vectors["report"].clone().requires_grad_()
+        if batch.offset_B is not None and skip_k is not None:
+            by_report = (report_Bk - report_Bk.detach()) @ torch.from_numpy(skip_k).to(report_Bk)
+            batch.offset_B = batch.offset_B + by_report
     output = model(batch)
     gradient = torch.autograd.grad(output.risk_score_B[0], batch.vectors["report"])[0][0] if has_report else None
     attention = output.attention_P
@@ -183,17 +189,19 @@ def _mean_share(shares: Sequence[ReportShare]) -> ReportShare:
     return ReportShare(float(np.mean([share.total for share in shares])), parts, float(np.mean([share.rest for share in shares])))
 
 
-def _network(run: Run, fold_data: FoldData, cancer_type: str, seed: int) -> MICE:
-    path = network_path(run.folder, fold_data.fold, cancer_type, seed)
-    found = load_network(path)
-    model = run.network(fold_data)
+def _network(run: Run, fold_data: FoldData, cancer_type: str, seed: int) -> nn.Module:
     try:
-        if found is None:
-            raise ModelMissingError(_unfit(run, path.name, fold_data.fold, "no weights"))
-        model.load_state_dict(found[0])
+        return run.trained(fold_data, cancer_type, seed)
+    except StudyError as error:
+        raise ModelMissingError(_unfit(run, f"{cancer_type}-seed{seed}", fold_data.fold, "no weights")) from error
     except RuntimeError as error:
-        raise ModelMissingError(_unfit(run, path.name, fold_data.fold, "weights of other shapes")) from error
-    return model
+        raise ModelMissingError(_unfit(run, f"{cancer_type}-seed{seed}", fold_data.fold, "weights of other shapes")) from error
+
+
+def _skip_of_reports(fold_data: FoldData, row: int) -> FloatArray | None:
+    if fold_data.skip is None or "report" not in dict(fold_data.skip.skip.parts):
+        return None
+    return fold_data.skip.skip.gradient("report", int(fold_data.data.cancer_index[row]))
 
 
 def _unfit(run: Run, name: str, fold: int, found: str) -> str:

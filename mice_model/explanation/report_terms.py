@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mice_model.data import FoldData
 from mice_model.explanation.report_windows import Window
-from mice_model.preprocessing import Scaler
+from mice_model.scaling import Scaler
 from mice_model.text import TermCounts, TextEncoder
 
 
@@ -34,9 +34,11 @@ def report_contributions(
 
     None where nobody can say: the text model's weights are not at hand.
     """
-    text, scaler = fold_data.pipeline.text, fold_data.pipeline.text_scaler
-    if scaler is None or (text is None and windows is None):
+    part = fold_data.pipeline.report
+    if part is None or (part.text is None and windows is None):
         return None
+    group, _ = fold_data.data.rows.groups(fold_data.pipeline.is_within)
+    text, scaler = part.text, part.scaler.of(int(group[row]))
     uncut_k = np.where(np.abs(fold_data.encoded.vectors["report"][row]) >= scaler.clip, 0, gradient_k)
     if text is None:
         return window_contributions(windows or (), scaler, uncut_k)
