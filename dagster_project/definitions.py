@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_project import cohort_assets, training_assets
+from dagster_project import cohort_assets, experiment_assets, training_assets
 from dagster_project.resources import Platform
 
 ingest_cohort = dg.define_asset_job(
@@ -22,6 +22,12 @@ train_study = dg.define_asset_job(
     selection=dg.AssetSelection.groups("training"),
     description="Snapshot to predictions, for the study that the platform resource names.",
 )
+run_experiment = dg.define_asset_job(
+    "run_experiment",
+    selection=dg.AssetSelection.groups("experiments"),
+    partitions_def=experiment_assets.experiments,
+    description="Variants of that study side by side, or a check of its networks: one page.",
+)
 
 
 def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Definitions:
@@ -32,8 +38,8 @@ def build_defs(resource_overrides: Mapping[str, Any] | None = None) -> dg.Defini
         slide_runner=dg.EnvVar("MICE_SLIDE_RUNNER").get_value("processes") or "processes",
     )
     return dg.Definitions(
-        assets=dg.load_assets_from_modules([cohort_assets, training_assets]),
-        jobs=[ingest_cohort, train_study],
+        assets=dg.load_assets_from_modules([cohort_assets, training_assets, experiment_assets]),
+        jobs=[ingest_cohort, train_study, run_experiment],
         resources={"platform": platform, **(resource_overrides or {})},
         executor=dg.in_process_executor,
     )

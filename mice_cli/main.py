@@ -11,6 +11,7 @@ from mice_cli.doctor_command import doctor
 from mice_cli.embed_command import embed
 from mice_cli.embed_reports_command import embed_reports
 from mice_cli.erase_command import erase
+from mice_cli.experiment_command import experiment
 from mice_cli.explain_command import explain
 from mice_cli.gdc_command import gdc
 from mice_cli.lineage_command import lineage
@@ -23,7 +24,22 @@ if TYPE_CHECKING:
     from dagster_project.resources import Platform
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-for command in (sql, snapshots, pin, unpin, diff, lineage, verify, doctor, maintain, erase, embed, embed_reports, explain):
+for command in (
+    sql,
+    snapshots,
+    pin,
+    unpin,
+    diff,
+    lineage,
+    verify,
+    doctor,
+    maintain,
+    erase,
+    embed,
+    embed_reports,
+    explain,
+    experiment,
+):
     app.command(command.__name__.replace("_", "-"))(command)
 app.add_typer(cohort, name="cohort")
 app.add_typer(gdc, name="gdc")

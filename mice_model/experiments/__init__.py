@@ -1,0 +1,1 @@
+"""Experiments over studies: variants side by side, and checks of what trained networks do. Nothing here decides a weight."""
