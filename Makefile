@@ -43,7 +43,7 @@ check: $(READY) ## Lint, format check and types.
 	$(BIN)/mypy
 
 bench: $(READY) ## Run a benchmark: make bench NAME=<name> [ARGS=...].
-	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
+	MICE_DATA="$(DATA)" $(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
 bench-gpu: $(READY) ## Measure the kernels on a CUDA device; the last line is one JSON object.
 	$(BIN)/python -m benchmarks.kernels_gpu $(ARGS)
