@@ -24,6 +24,7 @@ class Batch:
     duration_days_B: float32, > 0.  event_observed_B: bool.  time_bin_B: int64 (0 <= bin < num_time_bins).
     offset_B: float32, the log risk that a Cox model fitted beforehand gives the case, zero for a case without one; None
     where no such model was fitted (a network with `cox_skip` refuses that).
+    baseline_BK: float32, the logits of the hazards that go with an offset of 0 in the case's cancer type; None for zeros.
     """
 
     case_ids: list[str]
@@ -37,6 +38,7 @@ class Batch:
     event_observed_B: Tensor
     time_bin_B: Tensor
     offset_B: Tensor | None = None
+    baseline_BK: Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of cases, B."""
@@ -63,6 +65,7 @@ class Batch:
             event_observed_B=change(self.event_observed_B),
             time_bin_B=change(self.time_bin_B),
             offset_B=None if self.offset_B is None else change(self.offset_B),
+            baseline_BK=None if self.baseline_BK is None else change(self.baseline_BK),
         )
 
 

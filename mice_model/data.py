@@ -189,6 +189,7 @@ class FoldData:
     encoded: Encoded
     time_bin: IntArray
     skip: FittedSkip | None = None  # its log risks are cross-fitted for training cases
+    baseline: NDArray[np.float32] | None = None  # (cancer types, time bins), logits of the hazards at a log risk of 0
 
     @property
     def input_dims(self) -> dict[str, int]:
@@ -214,6 +215,7 @@ class FoldData:
             event_observed_B=torch.from_numpy(data.event_observed[rows]),
             time_bin_B=torch.from_numpy(self.time_bin[rows]),
             offset_B=None if self.skip is None else torch.from_numpy(self.skip.log_risk[rows].astype(np.float32)),
+            baseline_BK=None if self.baseline is None else torch.from_numpy(self.baseline[self.data.cancer_index[rows]]),
         )
 
     def _bags(self, rows: IntArray, rng: np.random.Generator | None) -> tuple[Tensor, NDArray[np.int32], IntArray]:

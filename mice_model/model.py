@@ -86,13 +86,14 @@ def survival_head(config: ModelConfig) -> nn.Linear:
 
 
 def with_skip(logits_BK: Tensor, batch: Batch, config: ModelConfig) -> Tensor:
-    """Return the logits in float32 or better, under `cox_skip` each case's shifted by its offset_B: proportional odds."""
+    """Return the logits in float32 or better; under `cox_skip` plus the baseline's and the case's offset: proportional odds."""
     logits_BK = at_least_float32(logits_BK)
     if not config.cox_skip:
         return logits_BK
     if batch.offset_B is None:
         raise ValueError("batch.offset_B: None, expected the Cox log risk of every case (B,) since config.cox_skip is on.")
-    return logits_BK + batch.offset_B.to(logits_BK.dtype)[:, None]
+    started_BK = logits_BK + batch.offset_B.to(logits_BK.dtype)[:, None]
+    return started_BK if batch.baseline_BK is None else started_BK + batch.baseline_BK.to(logits_BK.dtype)
 
 
 class MICE(nn.Module):

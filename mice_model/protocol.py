@@ -15,6 +15,7 @@ from torch import nn
 
 from feature_store.errors import StudyError
 from mice_model.artifacts import load_curve, load_fitted, load_network, network_path, save_fitted, save_network
+from mice_model.baseline_hazard import fit_baseline
 from mice_model.cox_skip import FittedSkip, fit_cox_skip
 from mice_model.data import FoldData, StudyData
 from mice_model.evaluation import TrainingCurve
@@ -57,8 +58,10 @@ class Run:
             save_fitted(path, pipeline)
         bins, _ = self.time_bins(fold)
         encoded = pipeline.encode(data.training_set, data.counted, data.rows)
+        skip = self._skip(fold, rows, encoded)
+        baseline = None if skip is None else self._baseline(rows, bins, skip)
         self.prepared.clear()
-        self.prepared[fold] = FoldData(data, fold, pipeline, encoded, bins, self._skip(fold, rows, encoded))
+        self.prepared[fold] = FoldData(data, fold, pipeline, encoded, bins, skip, baseline)
         return self.prepared[fold]
 
     def _skip(self, fold: int, rows: IntArray, encoded: Encoded) -> FittedSkip | None:
@@ -72,6 +75,12 @@ class Run:
             saved = fit_cox_skip(parts, self.data.outcomes, rows, config, seed=fold)
             save_fitted(path, saved)
         return saved
+
+    def _baseline(self, rows: IntArray, bins: IntArray, skip: FittedSkip) -> NDArray[np.float32]:
+        """Return the baseline hazards' logits, fitted on the training rows given their cross-fitted log risks."""
+        data, num_bins = self.data, self.data.study.network.num_time_bins
+        event, cancer = data.training_set.event_observed[rows], data.cancer_index[rows]
+        return fit_baseline(bins[rows], event, cancer, skip.log_risk[rows], len(data.cancer_types), num_bins)
 
     def time_bins(self, fold: int) -> tuple[IntArray, dict[str, NDArray[np.float64]]]:
         """Return (bin of every case, inner edges by cancer type), edges fitted on the training rows of `fold`."""

@@ -330,6 +330,7 @@ def test_hiding_is_a_batch_without_it(run):
         cu_seqlens=whole.cu_seqlens[:1],
         bag_case_S=whole.bag_case_S[:0],
         offset_B=batch.offset_B,
+        baseline_BK=batch.baseline_BK,
     )
     model = run.trained(fold_data, "amber", 0).eval()
     with torch.inference_mode():

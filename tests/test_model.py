@@ -509,6 +509,17 @@ def test_head_scale_scales_the_first_weights_alone():
         assert name == "head.weight" or torch.equal(p, scaled.get_parameter(name)), name
 
 
+def test_the_baseline_is_what_an_untrained_head_of_nothing_predicts():
+    config = dataclasses.replace(CONFIG, cox_skip=True)
+    model, batch = make_model(config), make_batch(offset=[2.0, -1.0, 0.0, 0.5, -3.0, 1.0])
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.zero_()
+    batch.baseline_BK = torch.linspace(-2, 1, 6 * CONFIG.num_time_bins).reshape(6, -1).to(batch.offset_B)
+    expected = torch.sigmoid(batch.baseline_BK + batch.offset_B[:, None])
+    torch.testing.assert_close(model(batch).hazards_BK, expected.to(model(batch).hazards_BK))
+
+
 def test_offset_moves_with_the_batch():
     batch = make_batch(offset=[0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
     assert torch.equal(batch.to(torch.device("cpu")).offset_B, batch.offset_B)
