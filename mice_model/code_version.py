@@ -26,7 +26,8 @@ def code_hash(root: Path = ROOT) -> str:
 @lru_cache
 def evaluation_hash(root: Path = ROOT) -> str:
     """Return the hash of all that decides an evaluation and its report."""
-    return _hash([*_sources(root), *sorted((root / "mice_model" / "templates").iterdir())])
+    model = root / "mice_model"
+    return _hash([*_sources(root), *sorted((model / "experiments").glob("*.py")), *sorted((model / "templates").iterdir())])
 
 
 def code_version() -> str:

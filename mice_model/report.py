@@ -6,7 +6,6 @@ nothing but counts, means and curves goes into it, and links to pictures of slid
 hold them).
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import islice
@@ -20,7 +19,7 @@ from mice_model.comparison import Comparison
 from mice_model.discrimination import auc_curves
 from mice_model.evaluation import Evaluation, HeldOut
 from mice_model.held_out_slides import HeldOutSlides
-from mice_model.html_pages import templates
+from mice_model.html_pages import templates, write_page
 from mice_model.kaplan_meier import kaplan_meier_svg
 from mice_model.metrics import risk_groups
 from mice_model.plots import coverage_svg, forest_svg, routing_svg, training_curves_svg
@@ -52,13 +51,7 @@ def write_report(
     comparisons: Sequence[Comparison] = (),
 ) -> None:
     """Write the report of an evaluation and its summary; a reader of an older one at `path` never sees half of the new one."""
-    page = render(evaluation, summary, slides, comparisons)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_page(path, render(evaluation, summary, slides, comparisons))
 
 
 def render(

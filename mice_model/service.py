@@ -24,6 +24,8 @@ from mice_model.artifacts import model_version, write_json
 from mice_model.code_version import code_hash, code_version, evaluation_hash
 from mice_model.data import StudyData, newest_training_set, open_study
 from mice_model.evaluation import Evaluation, HeldOut, TrainingCurve
+from mice_model.experiments.page import kept_comparisons
+from mice_model.experiments.watch import watch
 from mice_model.held_out_slides import held_out_slides
 from mice_model.predictions import publish_rows, save_rows
 from mice_model.protocol import Run, check_study
@@ -123,12 +125,14 @@ def evaluate_study(plan: Plan) -> dict[str, Any]:
         if summary.get("code") == evaluation_hash():
             return summary
     with _timed(plan, "evaluate"), open_study(plan.study, plan.home, plan.snapshot_id, plan.cohorts) as data:
-        held_out, notes = score_held_out(Run(data, plan.folder))
+        run = Run(data, plan.folder)
+        held_out, notes = score_held_out(run)
+        notes = (*notes, *watch(run))
     evaluation = _evaluation(plan, data, held_out, notes)
     logger.info("bootstrapping %d cancer types", len(held_out))
     summary = {**summarise(evaluation), "code": evaluation_hash()}
-    plan.report.parent.mkdir(parents=True, exist_ok=True)
-    write_report(evaluation, summary, plan.report, held_out_slides(data, held_out, plan.home))
+    slides, comparisons = held_out_slides(data, held_out, plan.home), kept_comparisons(plan.home, plan.model_version)
+    write_report(evaluation, summary, plan.report, slides, comparisons)
     save_rows(plan.folder, evaluation, summary, data.training_set)
     write_json(kept, summary)
     return summary
@@ -193,7 +197,7 @@ def _unchosen_epochs(study: Study, curves: Sequence[TrainingCurve]) -> list[str]
     unchosen: dict[str, list[str]] = {}
     for curve in curves:
         config = study.pretrain if curve.stage == "pretrain" else study.finetune
-        if config.epoch_selection == "inner_validation" and all(map(math.isnan, curve.inner_c_index)):
+        if config.epoch_selection == "inner_validation" and curve.inner_c_index and all(map(math.isnan, curve.inner_c_index)):
             which = f"{curve.stage} of {curve.cancer_type or 'all cancer types'}"
             unchosen.setdefault(which, []).append(f"fold {curve.fold} seed {curve.seed}")
     return [

@@ -4,7 +4,6 @@ What belongs here: how a result is kept and shown. It names no case. Figures and
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from feature_store.home import Home
 from mice_model.artifacts import write_json
 from mice_model.code_version import code_version
 from mice_model.comparison import Comparison
-from mice_model.html_pages import templates
+from mice_model.html_pages import templates, write_page
 from mice_model.report_words import ENDPOINTS
 
 if TYPE_CHECKING:
@@ -78,13 +77,7 @@ def write_result(result: Result, home: Home) -> Path:
     """Write page and JSON, each whole or as it was before; return the page."""
     page = result.page(home)
     html = templates("mice_model.experiments").get_template("experiment.html.j2").render(r=result)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = page.with_name(f".{page.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(html, encoding="utf-8")
-        unfinished.replace(page)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_page(page, html)
     write_json(page.with_suffix(".json"), asdict(result))
     return page
 
